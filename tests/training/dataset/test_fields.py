@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +55,10 @@ def test_a_column_without_which_a_row_means_something_else_is_refused_with_a_hin
     [
         ({"prompt": "q #", "chosen": "a #", "rejected": "b"}, {"chosen": "completion"}),
         ({"chosen": CHATS[0]["messages"], "rejected": []}, {"chosen": "messages"}),
+        (
+            {"prompt": "q #", "chosen": json.dumps(CHATS[0]["messages"]), "rejected": "[]"},
+            {"chosen": "messages"},
+        ),
     ],
 )
 def test_rows_for_preference_training_are_refused_with_a_hint_that_works(
@@ -161,6 +167,52 @@ def all_rows(prepared: Prepared) -> list[tuple[list[int], list[int]]]:
 
 def test_prompt_and_completion_as_turns_are_the_same_rows_as_text(check: Check) -> None:
     assert all_rows(check(TURNS)) == all_rows(check(PAIRS))
+
+
+def test_prompt_and_completion_as_json_text_of_turns_are_read_as_turns(
+    check: Check, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.csv"
+    with file.open("w", newline="", encoding="utf-8") as out:
+        written = csv.DictWriter(out, ["prompt", "completion"])
+        written.writeheader()
+        written.writerows({name: json.dumps(row[name]) for name in row} for row in TURNS)
+    assert all_rows(check(file)) == all_rows(check(TURNS))
+    half = [{**row, "prompt": json.dumps(row["prompt"])} for row in TURNS]
+    assert all_rows(check(half)) == all_rows(check(TURNS))
+    said = refusal(check, half, chat_template="never")
+    assert "prompt holds turns, and no chat template is used" in said
+
+
+@pytest.mark.parametrize(("name", "other"), [("prompt", "completion"), ("completion", "prompt")])
+@pytest.mark.parametrize("template", ["auto", "never"])
+def test_json_text_of_turns_beside_plain_text_is_refused_with_hints_that_work(
+    check: Check, name: str, other: str, template: str
+) -> None:
+    turns = [{key: json.dumps(row[key]) for key in row} for row in TURNS]
+    mixed = [{name: turns[n][name], other: PAIRS[n][other]} for n in range(10)]
+    said = refusal(check, [PAIRS[0], *mixed[1:]], chat_template=template)
+    assert said.startswith(f"train.jsonl:2: {name} holds turns as JSON text, and {other} plain")
+    assert "8 more of 10 rows" in said
+    assert f"give {other} as turns, too" in said
+    assert check(turns).train_rows == 8
+    assert "put a word before it" in said
+    texts = [{**row, name: f"JSON: {row[name]}"} for row in mixed]
+    assert check(texts, chat_template=template).train_rows == 8
+
+
+def test_turns_as_python_prints_them_are_refused_and_not_learned_as_text(check: Check) -> None:
+    said = refusal(check, [{key: str(row[key]) for key in row} for row in TURNS])
+    assert said.startswith("train.jsonl:1: prompt holds text that is not JSON")
+    assert 'write it as JSON, e.g. [{"role": "user"' in said
+
+
+@pytest.mark.parametrize(
+    "text", ['["a", 1]', '[{"role": "owner", "content": "x"}]', '[{"value": 3}]', "[a] b", "[]"]
+)
+def test_a_completion_that_is_other_json_is_learned_as_text(check: Check, text: str) -> None:
+    rows = [{**row, "completion": text} for row in PAIRS]
+    assert set(load_prepared(check(rows))[1]["answer"]) == {text}
 
 
 def test_all_answers_of_a_completion_carry_loss_and_none_of_the_prompt(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from datetime import date, time, timedelta
 from typing import Any
 
@@ -35,10 +36,22 @@ SHAREGPT_ROLES = {
 _OWN_FIELDS = ("tool_calls", "tool_call_id", "name")
 """Fields of a turn that say which tools it calls, or which call it answers."""
 _USE_TOOLS = ("assistant", "tool")
+_ANY_ROLE = "|".join({**dict.fromkeys(ROLES), **SHAREGPT_ROLES})
+_AS_TEXT = re.compile(
+    rf"""\s*\[\s*\{{(?=.*?["'](?:role|from)["']\s*:\s*["'](?:{_ANY_ROLE})["'])"""
+    r"""(?=.*?["'](?:content|value)["']\s*:)""",
+    re.DOTALL,
+)
+"""Matches a list of turns as JSON writes it, or as pandas writes Python's own form into CSV."""
 _BY_COLUMN = (
     "where the file holds whole columns, write it row by row, e.g. with pandas: "
     'df.to_json("NEW.jsonl", orient="records", lines=True)'
 )
+
+
+def holds_turns(value: Any) -> bool:
+    """Return whether `read_turns` is to read a value that may be plain text, too."""
+    return isinstance(value, list) or (isinstance(value, str) and _AS_TEXT.match(value) is not None)
 
 
 def read_turns(turns: Any, name: str, place: str) -> tuple[list[dict[str, Any]], list[str]]:

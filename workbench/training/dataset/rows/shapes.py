@@ -14,7 +14,7 @@ from workbench.text import safe_line
 from workbench.training.dataset.files.json_rows import rows_inside_hint
 from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.rows.fields import is_empty, is_given, unused_fields
-from workbench.training.dataset.rows.row_turns import checked_text, read_turns
+from workbench.training.dataset.rows.row_turns import checked_text, holds_turns, read_turns
 from workbench.training.dataset.rows.tools import read_tools
 
 NEEDED: dict[str, tuple[str, ...]] = {
@@ -191,10 +191,18 @@ def _prompt_completion(
         )
     used = {"prompt", "completion", "system"}
     system = _own_system(columns, row) or system
-    turned = [name for name in ("prompt", "completion") if isinstance(columns.get(name), list)]
+    turned = [name for name in ("prompt", "completion") if holds_turns(columns.get(name))]
     if not turned:
         prompt, completion = _text(columns, "prompt", row), _text(columns, "completion", row)
         return _pair(prompt, completion, system, templated=templated), used
+    if len(turned) == 1 and isinstance(columns[turned[0]], str):
+        [other] = {"prompt", "completion"} - set(turned)
+        _text(columns, other, row)
+        raise DataError(
+            f"{row.place}: {turned[0]} holds turns as JSON text, and {other} plain text",
+            hint=f"give {other} as turns, too; or, where the JSON itself is to be learned as "
+            "text, put a word before it",
+        )
     if not templated:
         raise DataError(
             f"{row.place}: {turned[0]} holds turns, and no chat template is used to render them",
@@ -310,7 +318,7 @@ def _mapping_hint(columns: Mapping[str, Any]) -> str:
     for needed in (("prompt", "completion"), ("messages",), ("text",)):
         found = [next((have[s] for s in (w, *SYNONYMS[w]) if s in have), "") for w in needed]
         # A text beside a list of turns: the turns are a whole chat, and the text its first one.
-        kinds = {isinstance(columns[name], list) for name in found if name}
+        kinds = {holds_turns(columns[name]) for name in found if name}
         whole = len(kinds) > 1 or (needed == ("messages",) and True not in kinds)
         if all(found) and len(set(found)) == len(found) and not whole:
             pairs = ", ".join(
