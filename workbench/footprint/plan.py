@@ -122,7 +122,7 @@ def describe_plan(plan: Mapping[str, Any]) -> dict[str, str]:
         "step": step,
         "recompute": _recompute_words(plan) + _offload_words(plan),
         **tables,
-        "dequantised": _share(plan.get("resident_layers"), plan.get("layers")),
+        "unpacked": _share(plan.get("resident_layers"), plan.get("layers")),
         **graphs,
     }
 

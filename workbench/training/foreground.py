@@ -178,9 +178,7 @@ def _print_plan(card: Card, plan: Plan, out: TextIO) -> None:
         f"plan  {words['step']}, {words['micro-step']}, {plan.precision}, {plan.optimizer}",
         file=out,
     )
-    print(
-        f"      recompute: {words['recompute']}; kept in 16 bits: {words['dequantised']}", file=out
-    )
+    print(f"      recompute: {words['recompute']}; kept in 16 bits: {words['unpacked']}", file=out)
     print(f"      {plan.attention_why}", file=out)
     print(f"      {size(plan.predicted_bytes)} predicted", file=out, flush=True)
 

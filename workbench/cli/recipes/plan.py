@@ -286,7 +286,7 @@ def plan_rows(plan: Plan, recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.model.quantization == "nf4":
         base = "4-bit nf4" + (", scales quantised" if recipe.model.double_quantization else "")
         if plan.dequantised_layers:
-            base += f"; {words['dequantised']} also dequantised in {wide}"
+            base += f"; {words['unpacked']} also unpacked in {wide}"
     return [
         ("micro-step", words["micro-step"]),
         ("step", words["step"]),
@@ -330,7 +330,7 @@ def _line(one: Outlook) -> str:
     if plan.host_tables:
         how += f", {formatting.size(plan.table_bytes)} of embeddings in host memory"
     if plan.dequantised_layers:
-        how += f", dequantised {plan.dequantised_layers}/{plan.layers}"
+        how += f", unpacked {plan.dequantised_layers}/{plan.layers}"
     left = formatting.size(one.left_bytes)
     word = f"{fit_word(one):<4}"
     return f"{name} {word}  peak {peak}, {left} left; {how}, {plan.optimizer}"
