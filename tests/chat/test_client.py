@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from workbench.chat.client import ChatSession, Piece
 from workbench.chat.session_files import LineFollower, SessionFiles, append_line, session_of
-from workbench.cli.trials.chat import Talk
+from workbench.cli.trials.chat import Talk, talk_with_person
 from workbench.home import Home
 from workbench.service import Service
 
@@ -93,3 +94,18 @@ def test_a_talk_shows_one_model_after_another_and_goes_on_after_ctrl_c(
     first, second, third = lines(files.questions)
     assert first["messages"] == [{"role": "system", "content": "Be brief."}, *ASK]
     assert (first["seed"], second["number"], third) == (4, 2, {"cancel": 1})
+
+
+def test_a_mistyped_command_is_no_question(
+    session: ChatSession,
+    files: SessionFiles,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for line in WRITTEN:
+        append_line(files.answers, line)
+    monkeypatch.setattr("sys.stdin", io.StringIO("/rest\n/usr/bin: what is it?\n"))
+    talk_with_person(Talk(session, None, {}))
+    assert "there is no command /rest; " in capsys.readouterr().err
+    asked = [line["messages"][-1]["content"] for line in lines(files.questions)]
+    assert asked == ["/usr/bin: what is it?"] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -21,6 +22,8 @@ from workbench.service import Service
 from workbench.text import safe_text
 
 BASE = "base"
+_COMMAND = re.compile(r"/[a-z]+")
+"""A line that can only be meant as a command."""
 HELP = "enter asks · ctrl-c ends an answer · /reset forgets the conversation · ctrl-d leaves"
 
 
@@ -196,6 +199,8 @@ def talk_with_person(talk: Talk) -> None:
             print_note(HELP)
         elif typed in ("/quit", "/exit", "/bye"):
             return
+        elif _COMMAND.fullmatch(typed):
+            print_note(f"there is no command {typed}; {HELP}")
         elif typed:
             try:
                 talk.ask_all(typed, show=show_piece)
