@@ -316,6 +316,17 @@ def test_a_template_with_an_error_of_its_own_is_refused_with_a_hint_that_works(
     assert check(rows, raising + UNMARKED, chat_template="never").train_rows == 8
 
 
+@pytest.mark.parametrize(
+    "raising", ["{{ 'a' + 1 }}", "{{ 1 / 0 }}", "{{ none.x.y }}", '{{ "\\ud83d" }}']
+)
+def test_an_error_of_the_template_in_a_later_row_names_that_row(check: Check, raising: str) -> None:
+    template = "{% if messages[0]['content'] == 'q 5' %}" + raising + "{% endif %}" + UNMARKED
+    rows = [{"prompt": f"q {n}", "completion": f"a {n}"} for n in range(10)]
+    said = refusal(check, rows, template)
+    assert said.startswith("train.jsonl:6: the model's chat template refuses this chat: ")
+    assert check([rows[n] for n in range(10) if n != 5], template).train_rows == 7
+
+
 def test_turns_that_the_template_refuses_are_answered_with_the_order_it_wants(check: Check) -> None:
     strict = (
         "{%- for m in messages -%}{%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) -%}"

@@ -34,6 +34,7 @@ RAIN = {
 }
 TOOLS = [{"type": "function", "function": RAIN}]
 RESULT = {"role": "tool", "content": "dry"}
+HALF = "\ud83d"
 
 
 def call(**arguments: Any) -> dict[str, Any]:
@@ -176,6 +177,30 @@ def test_arguments_that_no_reader_of_json_would_take_alike_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=complaint):
         read_calls({"name": "rain", "arguments": arguments}, "p")
+
+
+@pytest.mark.parametrize(
+    ("turns", "tools", "complaint"),
+    [
+        ([answer(None, tool_calls=[call(town=HALF)])], TOOLS, "call 1: arguments: town holds"),
+        ([answer(None, tool_calls=[call(**{HALF: 1})])], TOOLS, "call 1: arguments: a name holds"),
+        ([answer(None, tool_calls=[{"name": HALF}])], TOOLS, "call 1: name holds"),
+        ([CALLED, {**RESULT, "name": HALF}], TOOLS, "turn 3 of messages: name holds"),
+        ([], [{**RAIN, "description": HALF}], "tools: tool 1: description holds"),
+    ],
+)
+def test_half_a_character_in_tools_and_calls_is_refused_with_all_its_rows(
+    check: Check, tmp_path: Path, turns: list[Any], tools: list[Any], complaint: str
+) -> None:
+    """JSON can hold one, and no tokenizer takes it."""
+    good = row(asked("rain?"), CALLED, RESULT, answer("dry"), tools=TOOLS)
+    wrong = row(asked("rain?"), *turns, answer("dry"), tools=tools)
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(map(json.dumps, [good, wrong, good, wrong])), encoding="utf-8")
+    said = refusal(check, file)
+    assert said.startswith("train.jsonl:2: ")
+    assert f"{complaint} half a character (a lone surrogate) at 1; 1 more of 4 rows" in said
+    assert "write the text again from its source" in said
 
 
 def test_a_tag_that_results_bring_and_the_template_puts_there_is_reported_until_it_is_gone(

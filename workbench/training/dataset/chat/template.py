@@ -183,7 +183,9 @@ class ChatTemplate:
             **self._tokenizer.special_tokens_map,
             **self._more,
         )
-        return str(texts[0]), list(spans[0]) if marks else []
+        text = str(texts[0])
+        text.encode()  # half a character of the template's own: no tokenizer takes it
+        return text, list(spans[0]) if marks else []
 
     def _refusal_hint(self, messages: Sequence[Message]) -> str:
         """Return a hint for a refused chat, naming the change that makes the template accept it."""

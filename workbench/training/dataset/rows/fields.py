@@ -58,6 +58,17 @@ def is_given(value: Any) -> bool:
     return not (is_empty(value) or (isinstance(value, str) and value.strip() in _EMPTY_JSON))
 
 
+def check_characters(text: str, place: str) -> None:
+    """Raise DataError, naming `place`, for a text that UTF-8, and so the tokenizer, cannot take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as broken:
+        raise DataError(
+            f"{place} holds half a character (a lone surrogate) at {broken.start + 1}",
+            hint="write the text again from its source; an emoji was cut in two",
+        ) from broken
+
+
 def refuse_unlearned(turn: Mapping[str, Any], place: str) -> None:
     """Raise DataError, naming `place`, for a turn whose fields say that it is not to be learned."""
     for name in _NOT_LEARNED:

@@ -16,6 +16,7 @@ from workbench.training.dataset.files.lines import json_kind
 from workbench.training.dataset.rows.fields import (
     MEDIA_HINT,
     TOOLS_HINT,
+    check_characters,
     is_given,
     refuse_unlearned,
     unused_fields,
@@ -146,7 +147,8 @@ def _turn(turn: Any, place: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     if called:
         said["tool_calls"] = read_calls(turn["tool_calls"], f"{place}: tool_calls")
     if known == "tool":
-        said |= {name: turn[name] for name in own_fields if isinstance(turn.get(name), str)}
+        own = [name for name in own_fields if isinstance(turn.get(name), str)]
+        said |= {name: checked_text(turn[name], f"{place}: {name}") for name in own}
     for name in unused:
         if isinstance(turn.get(name), str) and name not in said:
             said[name] = checked_text(turn[name], f"{place}: {name}")
@@ -198,13 +200,7 @@ def checked_text(value: Any, place: str) -> str:
     """Return `value` if it is text that UTF-8 can encode; else raise DataError naming `place`."""
     if not isinstance(value, str):
         raise DataError(f"{place} holds {json_kind(value)}, not text", hint=_text_hint(value))
-    try:
-        value.encode()
-    except UnicodeEncodeError as broken:
-        raise DataError(
-            f"{place} holds half a character (a lone surrogate) at {broken.start + 1}",
-            hint="write the text again from its source; an emoji was cut in two",
-        ) from broken
+    check_characters(value, place)
     return value
 
 

@@ -14,6 +14,7 @@ from workbench.errors import DataError
 from workbench.text import safe_line
 from workbench.training.dataset.files.json_rows import parse_json
 from workbench.training.dataset.files.lines import json_kind
+from workbench.training.dataset.rows.fields import check_characters
 
 CALL_ROLES = ("function_call", "tool_call")
 """Roles of turns whose text is a call as JSON, which is the assistant's."""
@@ -67,6 +68,7 @@ def _call(call: Any, place: str) -> dict[str, Any]:
     if not isinstance(name, str) or not name:
         raise DataError(f"{place} names no function", hint=f"write it as {_CALL}")
     assert isinstance(function, dict)
+    check_characters(name, f"{place}: name")
     given = function.get("arguments", function.get("parameters", {}))
     arguments = _from_text(given, f"{place}: arguments") if str(given).strip() else {}
     if not isinstance(arguments, dict):
@@ -82,7 +84,8 @@ def _call(call: Any, place: str) -> dict[str, Any]:
 def _check_is_json(value: Any, place: str, inside: int = 0) -> None:
     """Raise DataError for a value that JSON does not have, such as a date in a parquet file.
 
-    transformers 5.24 shows a chat template `<datetime>` in its place, and says nothing.
+    transformers 5.24 shows a chat template `<datetime>` in its place, and says nothing. Half a
+    character, which JSON can hold, is refused as in any other text.
     """
     if inside > _DEEPEST:
         raise DataError(
@@ -91,16 +94,19 @@ def _check_is_json(value: Any, place: str, inside: int = 0) -> None:
         )
     if isinstance(value, dict):
         for name, member in value.items():
+            check_characters(str(name), f"{place}: a name")
             _check_is_json(member, f"{place}: {safe_line(name, 60)}", inside + 1)
     elif isinstance(value, list):
         for item in value:
             _check_is_json(item, place, inside + 1)
+    elif isinstance(value, str):
+        check_characters(value, place)
     elif isinstance(value, float) and not math.isfinite(value):
         raise DataError(
             f"{place} holds {value}, which JSON does not have",
             hint="write null, or leave the key out; pandas writes NaN where it has no value",
         )
-    elif value is not None and not isinstance(value, str | int | float):
+    elif value is not None and not isinstance(value, int | float):
         raise DataError(
             f"{place} holds {json_kind(value)}, which JSON does not have",
             hint="write it as text, or a decimal as a number, where the file is made",
