@@ -32,7 +32,7 @@ def survey_rows(
     rows, or when a check refuses some: with the first one's reason and the number of the others.
     A refused first row ends the pass at once, because it usually stands for all.
     """
-    rows, refused = 0, _Refused()
+    rows, refused = 0, RefusedRows()
     for row in islice(source.read(), limit):
         rows += 1
         if rows % _EVERY == 0:
@@ -50,7 +50,8 @@ def survey_rows(
             f"{name} holds no {what} rows",
             hint="the file is empty; check data.train and data.eval",
         )
-    refused.check(rows)
+    if refused.rows:
+        raise refused.error(f"{rows} rows")
     progress(f"reading {what} rows", rows, rows)
     return rows
 
@@ -66,30 +67,31 @@ def _estimated_total(rows: int, share: float) -> int:
     return max(rows, round(total, 2 - len(str(total))))
 
 
-class _Refused:
+class RefusedRows:
     """The rows that checks refused: the first error, and the places of a few others."""
 
     def __init__(self) -> None:
         self._first: DataError | None = None
         self._others: list[str] = []
-        self._rows = 0
+        self.rows = 0
 
     def add(self, row: DataRow, wrong: DataError) -> None:
-        self._rows += 1
+        """Count a row and why it is refused."""
+        self.rows += 1
         if self._first is None:
             self._first = wrong
         elif len(self._others) < _NAMED:
             self._others.append(row.place)
 
-    def check(self, rows: int) -> None:
-        if self._first is None:
-            return
-        more = self._rows - 1
+    def error(self, looked_at: str) -> DataError:
+        """Return the first row's error, which names others of the rows that were looked at."""
+        assert self._first is not None, "no row was added"
+        more = self.rows - 1
         if not more:
-            raise self._first
+            return self._first
         named = ", ".join(self._others) + (", …" if more > _NAMED else "")
-        raise DataError(
-            f"{self._first.what}; {more} more of {rows} rows cannot be used either ({named})",
+        return DataError(
+            f"{self._first.what}; {more} more of {looked_at} cannot be used either ({named})",
             hint=self._first.hint,
         )
 
