@@ -42,6 +42,10 @@ FINDINGS = {
         "with the field {0} in a turn, which the chat template does not show",
         "write it into the turn's content, or take it out of the rows",
     ),
+    "variable": (
+        "with {0} in chat_template_kwargs, a variable that the chat template does not read",
+        "write what it says into the turns, or take it out of the rows",
+    ),
     "nulls": (
         "with a call that has an argument of null, which is learned as it stands",
         "right where the tool takes null; where a program wrote one schema for all rows, as "

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 9
+FORMAT = 10
 """Version of the prepared rows; raise it when equal input gives other rows, to renew the cache."""
 
 _STAGED = ".staged-"

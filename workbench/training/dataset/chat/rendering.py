@@ -6,10 +6,12 @@ template, loss starts where generation would, and the token that ends a turn alw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -38,9 +40,12 @@ from workbench.training.dataset.chat.template import (
     control_tokens,
     without_marks,
 )
-from workbench.training.dataset.chat.turn_ends import find_turn_format
+from workbench.training.dataset.chat.turn_ends import TurnFormat, find_turn_format
 from workbench.training.dataset.chat.turns import ChatTurns
 from workbench.training.dataset.rows.shapes import Chat, Example, Pair, Text
+
+_MOST_FORMATS = 256
+"""Sets of variables of rows for which the chat template's probes are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +92,13 @@ class Renderer:
         self._tokenizer = tokenizer
         self._loss_on = loss_on
         self._reasoning = reasoning
-        thinking = False if reasoning == "drop" else None
-        self.turn_format = find_turn_format(tokenizer, chats=chats, thinking=thinking)
+        self._variables = {"enable_thinking": False} if reasoning == "drop" else {}
+        self.turn_format = find_turn_format(tokenizer, self._variables, chats=chats)
         self.ends = self.turn_format.end_ids
         """Ids of the tokens that close a turn."""
         has_template = chats and bool(tokenizer.chat_template)
-        self.template = ChatTemplate(tokenizer, thinking=thinking) if has_template else None
+        self.template = ChatTemplate(tokenizer, self._variables) if has_template else None
+        self._by_variables: dict[str, tuple[ChatTemplate, TurnFormat]] = {}
         special = (id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
         self._closers = self.ends.union(special)
         """Ids that close an earlier answer: some templates have other ends for those with calls."""
@@ -153,10 +159,15 @@ class Renderer:
             given = tuple(without_reasoning(message) for message in given)
         messages, findings = self._without_own_ends(given)
         answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-        template = self.template.with_tools(example.tools)
+        read = self.template.read_variables() if example.variables else frozenset()
+        findings += [("variable", name) for name in example.variables if name not in read]
+        template, turn_format = self._template_with(
+            {name: value for name, value in example.variables.items() if name in read}
+        )
+        template = template.with_tools(example.tools)
         marked = template.mark_control_tokens(self._with_calls(messages, place))
         trained_turns = self._trained_turns(example, answers)
-        turns = ChatTurns(self._tokenizer, template, self.turn_format)
+        turns = ChatTurns(self._tokenizer, template, turn_format)
         layout = turns.lay_out(marked, trained_turns, place)
         if example.tools and not self._shows_tools:
             raise DataError(f"{place}: the model's chat template shows no tools", hint=NO_TOOLS)
@@ -197,7 +208,7 @@ class Renderer:
         learned = (a for (a, b), loss in zip(offsets, trained, strict=False) if loss and a < b)
         start = next((a for a in learned if a >= layout.spans[-1][0]), 0) if layout.spans else 0
         added = put_before(messages[answers[-1]], layout.text, start) if start else ""
-        if added and not self.turn_format.unasked_header:
+        if added and not turn_format.unasked_header:
             findings.append(("put before", added))
         prompt_ids = self.template.encode(layout.prompt)[0]
         question = example.messages[answers[-1] - 1]["content"] if answers[-1] else ""
@@ -206,6 +217,21 @@ class Renderer:
             answer = self._said(ids[runs[-1][0] : runs[-1][1]])
         ends = self._closing_ids(ids, runs)
         return Tokens(ids, trained, prompt_ids, question, answer, ended, ends, tuple(findings))
+
+    def _template_with(self, variables: Mapping[str, Any]) -> tuple[ChatTemplate, TurnFormat]:
+        """Return the template that is given a row's variables, and how it then writes turns."""
+        assert self.template is not None
+        variables = {**variables, **self._variables}
+        if variables == self._variables:
+            return self.template, self.turn_format
+        key = json.dumps(variables, sort_keys=True)
+        if key not in self._by_variables:
+            if len(self._by_variables) >= _MOST_FORMATS:
+                self._by_variables.clear()
+            template = ChatTemplate(self._tokenizer, variables)
+            turn_format = find_turn_format(self._tokenizer, variables)
+            self._by_variables[key] = template, turn_format
+        return self._by_variables[key]
 
     @cached_property
     def _shows_tools(self) -> bool:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateSyntaxError, meta
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 from workbench.errors import DataError
@@ -60,13 +62,14 @@ class ChatTemplate:
     tools: list[dict[str, Any]] | None = None
     """The tools that chats are rendered with."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, thinking: bool | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any] | None = None
+    ) -> None:
         """Raise DataError for several templates without a default, and for one that draws lots.
 
-        `thinking` is given to the template as `enable_thinking`, unless it is None.
+        `variables` are given to the template, e.g. `enable_thinking`.
         """
         self._tokenizer = tokenizer
-        self._more = {} if thinking is None else {"enable_thinking": thinking}
         try:
             given = str(tokenizer.get_chat_template())
         except ValueError as refused:
@@ -96,6 +99,7 @@ class ChatTemplate:
         ]
         # Longest first, so that a token is not taken for a shorter one that it contains.
         self._control = re.compile("|".join(sorted(control, key=len, reverse=True)) or "(?!)")
+        self._variables = self._mark(dict(variables or {}))
 
     def with_tools(self, tools: Sequence[dict[str, Any]]) -> ChatTemplate:
         """Return this template for chats that offer these tools; itself for none."""
@@ -104,6 +108,11 @@ class ChatTemplate:
         offering = copy.copy(self)
         offering.tools = [self._mark(tool) for tool in tools]
         return offering
+
+    def read_variables(self) -> frozenset[str]:
+        """Return the names of variables that the template reads and that nothing else gives it."""
+        given = {"messages", "tools", "documents", "add_generation_prompt"}
+        return _read_variables(self._template) - {*given, *self._tokenizer.special_tokens_map}
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────
 
@@ -181,7 +190,7 @@ class ChatTemplate:
             add_generation_prompt=ask,
             return_assistant_tokens_mask=marks,
             **self._tokenizer.special_tokens_map,
-            **self._more,
+            **self._variables,
         )
         text = str(texts[0])
         text.encode()  # half a character of the template's own: no tokenizer takes it
@@ -304,6 +313,16 @@ def _own_copy(template: str) -> str:
     if template.lstrip(" \t").startswith("{%"):
         template = template.lstrip(" \t")  # as jinja does with blanks before a block
     return "{# with a fixed date +#}" + template
+
+
+@lru_cache(maxsize=8)
+def _read_variables(template: str) -> frozenset[str]:
+    try:
+        environment = _compile_jinja_template(template).environment
+        names = meta.find_undeclared_variables(environment.parse(template))
+    except TemplateSyntaxError:  # each chat is refused with it
+        return frozenset()
+    return frozenset(names - environment.globals.keys())
 
 
 def control_tokens(text: str) -> list[str]:

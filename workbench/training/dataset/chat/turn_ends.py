@@ -8,10 +8,10 @@ begins; the ids that ended trained turns are written into the prepared rows
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import DataError
 from workbench.training.dataset.chat.template import QUIET, ChatTemplate, Message
@@ -52,11 +52,14 @@ class TurnFormat:
 
 
 def find_turn_format(
-    tokenizer: PreTrainedTokenizerBase, *, chats: bool = True, thinking: bool | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    variables: Mapping[str, Any] | None = None,
+    *,
+    chats: bool = True,
 ) -> TurnFormat:
     """Return how the tokenizer's chat template writes turns; takes some milliseconds.
 
-    `thinking` is given to the template as `enable_thinking`, unless it is None.
+    `variables` are given to the template, e.g. `enable_thinking`.
 
     Without a template, only the end-of-sequence token ends a text. Raises DataError for a template
     that leaves out what turns say when they are plain text; without `chats` such a template is
@@ -67,7 +70,7 @@ def find_turn_format(
     if not tokenizer.chat_template:
         return no_turns
     try:
-        template = ChatTemplate(tokenizer, thinking=thinking)
+        template = ChatTemplate(tokenizer, variables)
         system, probe = _accepted_probe(template)
     except DataError:
         if chats:

@@ -15,7 +15,7 @@ from workbench.training.dataset.files.json_rows import rows_inside_hint
 from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.rows.fields import is_empty, is_given, unused_fields
 from workbench.training.dataset.rows.row_turns import checked_text, holds_turns, read_turns
-from workbench.training.dataset.rows.tools import read_tools
+from workbench.training.dataset.rows.tools import read_tools, read_variables
 
 NEEDED: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -26,7 +26,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
 }
 """The columns each shape needs, in the order in which `auto` looks for them."""
 
-OPTIONAL = ("system", "tools", "input", "history")
+OPTIONAL = ("system", "tools", "input", "history", "chat_template_kwargs")
 """Columns that only some rows of a shape may have."""
 
 SYNONYMS = {
@@ -69,6 +69,8 @@ class Chat:
     """Names of the columns and of the turns' fields that are not used."""
     tools: tuple[dict[str, Any], ...] = ()
     """The tools that the row offers, in the form of `tools.read_tools`."""
+    variables: dict[str, Any] = field(default_factory=dict)
+    """Variables that the row gives to the chat template, as `enable_thinking`."""
 
 
 Example = Text | Pair | Chat
@@ -135,9 +137,12 @@ def example_of(data: Data, shape: str, row: DataRow, *, templated: bool) -> Exam
     else:
         example, used = _prompt_completion(columns, row, data.system, templated=templated)
     if isinstance(example, Chat):
-        used = {*used, "tools"}
+        used = {*used, "tools", "chat_template_kwargs"}
         if is_given(columns.get("tools")):
             example = replace(example, tools=read_tools(columns["tools"], f"{row.place}: tools"))
+        if is_given(given := columns.get("chat_template_kwargs")):
+            variables = read_variables(given, f"{row.place}: chat_template_kwargs")
+            example = replace(example, variables=variables)
     unused = unused_fields(columns, used, f"{row.place}:")
     return replace(example, unused=(*example.unused, *unused)) if unused else example
 
@@ -170,6 +175,7 @@ def content_of(data: Data, shape: str, row: DataRow) -> str:
     if isinstance(example, Chat):
         said = [example.messages]
         said += [example.tools] if example.tools else []
+        said += [example.variables] if example.variables else []
     return json.dumps(said, sort_keys=True)
 
 

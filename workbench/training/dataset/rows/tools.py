@@ -1,4 +1,4 @@
-"""The tools that a row offers, and the calls of them that the assistant makes.
+"""What a row gives the chat template as JSON: tools, the assistant's calls of them, variables.
 
 Formats differ: OpenAI's `tool_calls` with arguments as JSON text, flat `{name, arguments}`, turns
 of a role of their own (`function_call`, `tool_call`). All become one form, in which arguments are
@@ -36,6 +36,19 @@ def read_tools(value: Any, place: str) -> tuple[dict[str, Any], ...]:
     if not isinstance(tools, list):
         raise DataError(f"{place} holds {json_kind(value)}", hint=f"write a list: [{_TOOL}]")
     return tuple(_tool(one, f"{place}: tool {n}") for n, one in enumerate(tools, 1))
+
+
+def read_variables(value: Any, place: str) -> dict[str, Any]:
+    """Return what a row gives to the chat template by name; a null is none, as in parquet.
+
+    Takes an object or its JSON text. Raises DataError, naming `place`, for anything else.
+    """
+    example = '{"enable_thinking": false}'
+    variables = _from_text(value, place, example)
+    if not isinstance(variables, dict):
+        raise DataError(f"{place} holds {json_kind(value)}", hint=f"write an object: {example}")
+    _check_is_json(variables, place)
+    return {name: one for name, one in variables.items() if one is not None}
 
 
 def _tool(tool: Any, place: str) -> dict[str, Any]:
