@@ -89,6 +89,26 @@ def test_a_variable_that_the_template_does_not_read_is_reported_until_it_is_gone
     assert not [note for note in check(bare, SAYS).notes if "chat_template_kwargs" in note]
 
 
+def test_a_variable_that_the_template_refuses_is_named_in_the_hint(check: Check) -> None:
+    rows = [row({}, [asked(f"q {n}"), answer("a")]) for n in range(10)]
+    rows[6] = {**rows[6], "chat_template_kwargs": {"custom_instructions": 5}}
+    said = refusal(check, rows, SAYS)
+    assert said.startswith("train.jsonl:7: the model's chat template refuses this chat: TypeError")
+    assert said.endswith(
+        "| the template takes the chat without custom_instructions in chat_template_kwargs"
+    )
+    del rows[6]["chat_template_kwargs"]
+    assert check(rows, SAYS).train_rows == 8
+
+
+def test_a_variable_by_which_turns_are_left_out_is_refused_with_its_row(check: Check) -> None:
+    rows = [row({}, [asked(f"q {n}"), answer("a")]) for n in range(10)]
+    rows[6] = {**rows[6], "chat_template_kwargs": {"mute": True}}
+    template = SAYS.replace("m.content }}", "('' if mute else m.content) }}")
+    said = refusal(check, rows, template)
+    assert said.startswith("train.jsonl:7: the model's chat template leaves out what turns say")
+
+
 def test_the_recipes_reasoning_goes_before_a_rows_variable(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:

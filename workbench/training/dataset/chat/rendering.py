@@ -162,7 +162,7 @@ class Renderer:
         read = self.template.read_variables() if example.variables else frozenset()
         findings += [("variable", name) for name in example.variables if name not in read]
         template, turn_format = self._template_with(
-            {name: value for name, value in example.variables.items() if name in read}
+            {name: value for name, value in example.variables.items() if name in read}, place
         )
         template = template.with_tools(example.tools)
         marked = template.mark_control_tokens(self._with_calls(messages, place))
@@ -218,8 +218,13 @@ class Renderer:
         ends = self._closing_ids(ids, runs)
         return Tokens(ids, trained, prompt_ids, question, answer, ended, ends, tuple(findings))
 
-    def _template_with(self, variables: Mapping[str, Any]) -> tuple[ChatTemplate, TurnFormat]:
-        """Return the template that is given a row's variables, and how it then writes turns."""
+    def _template_with(
+        self, variables: Mapping[str, Any], place: str
+    ) -> tuple[ChatTemplate, TurnFormat]:
+        """Return the template that is given a row's variables, and how it then writes turns.
+
+        Raises DataError, naming `place`, where turns cannot be told then.
+        """
         assert self.template is not None
         variables = {**variables, **self._variables}
         if variables == self._variables:
@@ -229,7 +234,10 @@ class Renderer:
             if len(self._by_variables) >= _MOST_FORMATS:
                 self._by_variables.clear()
             template = ChatTemplate(self._tokenizer, variables)
-            turn_format = find_turn_format(self._tokenizer, variables)
+            try:
+                turn_format = find_turn_format(self._tokenizer, variables)
+            except DataError as refused:
+                raise DataError(f"{place}: {refused.what}", hint=refused.hint) from refused
             self._by_variables[key] = template, turn_format
         return self._by_variables[key]
 

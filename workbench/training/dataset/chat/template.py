@@ -198,6 +198,11 @@ class ChatTemplate:
 
     def _refusal_hint(self, messages: Sequence[Message]) -> str:
         """Return a hint for a refused chat, naming the change that makes the template accept it."""
+        plain = copy.copy(self)
+        plain._variables = {}
+        if self._variables and plain._accepts(messages):
+            names = safe_line(", ".join(self._variables), 120)
+            return f"the template takes the chat without {names} in chat_template_kwargs"
         has_one = bool(messages) and messages[0]["role"] in ("system", "developer")
         if not has_one and self._accepts([_SYSTEM, *messages]):
             return (
