@@ -69,6 +69,19 @@ def test_a_file_is_cut_in_half(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert (tmp_path / "weights").stat().st_size == 50
 
 
+def test_another_thread_that_reads_the_file_meanwhile_reads_what_was_armed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    armed = tmp_path / "fault"
+    armed.write_text(f"{POINT}=raise")
+    monkeypatch.setenv(fault_points.VARIABLE, str(armed))
+    with armed.open() as reading:
+        with pytest.raises(fault_points.InjectedFault):
+            fault_points.at(POINT)
+        assert fault_points.parse_faults(reading.read()) == {POINT: ("raise", 1)}
+    assert [path.name for path in tmp_path.iterdir()] == ["fault.fired"]
+
+
 def test_of_several_processes_one_falls_and_its_successor_is_spared(tmp_path: Path) -> None:
     armed = tmp_path / "fault"
     passing = f"fault_points.at('{POINT}')"

@@ -138,16 +138,19 @@ def _pass_point(point: str, file: Path | None, source: str) -> None:
 def _is_ours(source: str, point: str) -> bool:
     """Claim the fault; return False if another process has claimed it first.
 
-    Renaming the file decides the race, because only one rename can succeed.
+    Renaming the file decides the race, because only one rename can succeed. The file is not
+    written to: another thread may be reading it.
     """
     if not source.startswith("/"):
         return True
-    fired = Path(f"{source}.fired")
+    claimed, told = Path(f"{source}.{os.getpid()}"), Path(f"{source}.told-{os.getpid()}")
     try:
-        os.rename(source, fired)
+        os.rename(source, claimed)
     except FileNotFoundError:
         return False
-    fired.write_text(f"{point} {os.getpid()}\n")
+    told.write_text(f"{point} {os.getpid()}\n")
+    os.rename(told, f"{source}.fired")
+    claimed.unlink()
     _passed.clear()
     return True
 
