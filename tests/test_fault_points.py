@@ -82,6 +82,17 @@ def test_another_thread_that_reads_the_file_meanwhile_reads_what_was_armed(
     assert [path.name for path in tmp_path.iterdir()] == ["fault.fired"]
 
 
+def test_a_hold_that_nobody_ends_fails_in_the_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    armed = tmp_path / "fault"
+    armed.write_text(f"{POINT}=hold")
+    monkeypatch.setenv(fault_points.VARIABLE, str(armed))
+    monkeypatch.setattr(fault_points, "HOLD_LIMIT_S", 0.0)
+    with pytest.raises(fault_points.InjectedFault, match="was not removed"):
+        fault_points.at(POINT)
+
+
 def test_of_several_processes_one_falls_and_its_successor_is_spared(tmp_path: Path) -> None:
     armed = tmp_path / "fault"
     passing = f"fault_points.at('{POINT}')"

@@ -5,7 +5,7 @@ WORKBENCH_FAULT="checkpoint.before_rename=kill@2,worker.step=hang"
     second time.
 WORKBENCH_FAULT=/a/file
     The file contains the same syntax and is read at every point while it exists. The first process
-    that fires renames it to `/a/file.fired` and writes its pid there, so that the process that
+    that fires takes it away and writes its pid to `/a/file.fired`, so that the process that
     replaces it runs without the fault. The action `hold` lasts until `/a/file.fired` is removed.
 """
 
@@ -70,6 +70,10 @@ POINTS = {
     "trash.emptying": "library/trash.py",
 }
 """Every point, with the one file of workbench/ that contains it."""
+
+
+HOLD_LIMIT_S = 300.0
+"""Most seconds for which the action `hold` waits."""
 
 
 class InjectedFault(RuntimeError):
@@ -138,8 +142,8 @@ def _pass_point(point: str, file: Path | None, source: str) -> None:
 def _is_ours(source: str, point: str) -> bool:
     """Claim the fault; return False if another process has claimed it first.
 
-    Renaming the file decides the race, because only one rename can succeed. The file is not
-    written to: another thread may be reading it.
+    Renaming the file decides the race, because only one rename can succeed. Nothing is written to
+    the file itself: another thread may be reading it.
     """
     if not source.startswith("/"):
         return True
@@ -169,9 +173,15 @@ def _hang(_: Path | None) -> None:
 
 
 def _hold(_: Path | None) -> None:
-    """Wait until somebody removes the file that says that the fault happened."""
+    """Wait until somebody removes the file that says that the fault happened.
+
+    A test that fails meanwhile removes nothing: HOLD_LIMIT_S later the wait ends with an error.
+    """
     fired = Path(f"{os.environ.get(VARIABLE)}.fired")
+    until = time.monotonic() + HOLD_LIMIT_S
     while fired.exists():
+        if time.monotonic() > until:
+            raise InjectedFault(f"{fired} was not removed")
         time.sleep(0.01)
 
 
