@@ -171,7 +171,8 @@ class Renderer:
         layout = turns.lay_out(marked, trained_turns, place)
         if example.tools and not self._shows_tools:
             raise DataError(f"{place}: the model's chat template shows no tools", hint=NO_TOOLS)
-        refuse_hidden_tools(example, without_marks(layout.text), place)
+        shown = without_marks(layout.text)
+        refuse_hidden_tools(example, shown, place)
         refuse_hidden_turns(template, marked, place)
         ids, offsets = self.template.encode(layout.text)
         runs = [self._end_run(ids, *run) for run in _runs(offsets, layout.spans)]
@@ -192,8 +193,8 @@ class Renderer:
                     trained[n] = trained[n] and not (a < b and start < b <= end)
         # The next lines only look at the row; nothing they find changes what is trained on.
         findings += [("control", name) for name in control_tokens(layout.text)]
-        findings += left_out(messages, without_marks(layout.text))
-        findings += call_findings(messages, without_marks(layout.text))
+        findings += left_out(messages, shown)
+        findings += call_findings(messages, shown)
         if layout.unopened:
             findings.append(("unopened", layout.unopened))
         if any(ids[end - 1] not in self._closers for _, end in runs[:-1]):
