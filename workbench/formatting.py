@@ -316,6 +316,12 @@ def state_word(trial: TrialRow) -> str:
     return outcome_word(trial.state, trial.reason)
 
 
+def word_and_reason(word: str, reason: str) -> list[str]:
+    """Return a state's word and its reason; the reason alone where it begins with the word."""
+    shown = safe_line(reason)
+    return [shown] if reason.startswith(word) else [word, shown]
+
+
 def counts_line(counts: Mapping[str, int]) -> str:
     """Return `2 running, 1 queued, 3 done` for numbers of trials by state or outcome."""
     known = [f"{counts[state]} {state}" for state in STATE_ORDER if counts.get(state)]

@@ -87,18 +87,16 @@ class Narrator:
     def _arrival(self, trial: TrialRow) -> str:
         """Return the line for a trial's new state."""
         word = formatting.outcome_word(trial.state, trial.reason)
-        about = [f"{formatting.trial_name(trial)}  {word}"]
+        about = [formatting.trial_name(trial)]
         if trial.state.live:
             on = f"on {safe_line(trial.card)}" if trial.card else ""
-            about += [on, formatting.brief_settings(trial.settings)]
+            about += [word, on, formatting.brief_settings(trial.settings)]
         elif trial.score is not None:
-            about.append(f"score {formatting.score(trial.score)}")
+            about += [word, f"score {formatting.score(trial.score)}"]
         elif trial.state is State.QUEUED:
-            about.append(safe_line(self.why_requeued(trial)))
-        elif trial.reason.startswith(word):  # "stopped at step 92" says both
-            about = [f"{formatting.trial_name(trial)}  {safe_line(trial.reason)}"]
+            about += [word, safe_line(self.why_requeued(trial))]
         else:
-            about.append(safe_line(trial.reason))
+            about += formatting.word_and_reason(word, trial.reason)
         if trial.state is State.FAILED and trial.hint:
             about.append(f"→ {safe_line(trial.hint)}")
         return "  ".join(part for part in about if part)

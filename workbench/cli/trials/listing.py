@@ -165,7 +165,7 @@ def _reasons(trials: Iterable[TrialRow]) -> dict[str, list[int]]:
         why = trial.waiting if trial.state == "queued" else trial.reason
         if why:
             word = formatting.outcome_word(trial.state, trial.reason)
-            text = safe_line(why) if why.startswith(word) else f"{word}, {safe_line(why)}"
+            text = ", ".join(formatting.word_and_reason(word, why))
             found.setdefault(text, []).append(trial.id)
     return found
 
