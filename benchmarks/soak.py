@@ -438,18 +438,6 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
-def bytes_at_rest() -> dict[str, int]:
-    """Return each GPU's bytes in use after a first program has come and gone.
-
-    The driver keeps some MiB of a card's memory from the first program until nobody has the card
-    open, NVML's readers included.
-    """
-    code = "import torch\nfor card in range(torch.cuda.device_count()): torch.ones(1, device=card)"
-    card_bytes()
-    subprocess.run([sys.executable, "-c", code], check=True)
-    return card_bytes()
-
-
 def wait_for_bytes(before: dict[str, int]) -> int:
     """Return how many bytes more than `before` are in use after at most FREED_S; 0 if none are."""
     since = time.monotonic()
@@ -471,7 +459,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path)
     parser.add_argument("--gpus", action="store_true", help="on the machine's GPUs")
     asked = parser.parse_args()
-    before = bytes_at_rest() if asked.gpus else {}
+    before = card_bytes() if asked.gpus else {}
     if asked.gpus and not before:
         parser.error("--gpus: this machine has no GPU that NVIDIA's driver reports")
     with ExitStack() as stack:
