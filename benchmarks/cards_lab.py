@@ -218,7 +218,7 @@ class Span:
     phases: list[tuple[str, float]]
     """(phase, seconds), in their order."""
     ended: str
-    """Why it ended, where the trial was not done."""
+    """The outcome and the reason of an attempt that did not end its trial as done; else empty."""
 
 
 def _span(home: Home, attempt: AttemptRow) -> Span:

@@ -189,10 +189,7 @@ def test_run_restarts_no_preparation_without_being_asked(
 def test_nothing_is_asked_of_an_engine_that_a_person_stopped(
     bench: Bench, home: Home, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.submit(recipe())
-    bench.ticks(3)
-    monkeypatch.setattr("workbench.engine_status.lock_holder", lambda _: None)
-    home.stopped.touch()
+    _stopped_with_work(bench, home, monkeypatch)
     said = workbench("stop", "1")
     assert said.code == 1
     assert "the engine is stopped" in said.err

@@ -42,7 +42,7 @@ class Outlook:
     family: Family
     """The model's architecture, and how far its predictions can be trusted."""
     point: Changes = field(default_factory=dict)
-    """Of a sweep, the settings of the trial that was judged; empty without one."""
+    """The settings of the trial of a sweep that was judged; empty for a recipe without one."""
 
     @property
     def range_bytes(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""How a card trains: its precision and attention, by the newest plan that ran on it."""
+"""The precision and the attention with which a card trains, read from its newest plan."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def test_as_much_lives_after_many_trials_as_after_two(kept: Card, rows: Rows) ->
 def test_the_new_adapter_is_released_before_the_optimizer_takes_memory(
     kept: Card, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a big rank it takes gigabytes, for which the plan counts no room beside the state."""
+    """An adapter of a big rank takes gigabytes; the plan counts none for it beside the state."""
     kept.train(rows, 1)
     assert kept.keeper is not None
     model, alive = kept.adapter(2), []

@@ -1,4 +1,4 @@
-"""Why nothing is placed, why a card takes no trial, and what a queued trial waits for, in words."""
+"""The words for why nothing is placed, a card takes no trial, or a queued trial waits."""
 
 from __future__ import annotations
 
