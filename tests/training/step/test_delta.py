@@ -39,13 +39,15 @@ def by_transformers(
     [[5, 17, 9, 12], [CHUNK], [CHUNK, CHUNK], [3, 200, 1, 1, 70], [2 * CHUNK - 1, 2, 90]],
     ids=str,
 )
-def test_states_do_not_pass_from_row_to_row(lengths: list[int]) -> None:
+@pytest.mark.parametrize("strongest", [0.25, 16.0], ids="decay {}".format)
+def test_states_do_not_pass_from_row_to_row(strongest: float, lengths: list[int]) -> None:
+    """Of 16, that a head of the model class begins with, exp overflows where rows are mixed up."""
     torch.manual_seed(0)
     tokens = sum(lengths)
     cu = torch.tensor([0, *lengths, 0, 0]).cumsum(0)  # unused entries repeat the end
     shapes = ((G, K), (G, K), (H, V))
     inputs = [torch.randn(tokens, *shape, requires_grad=True) for shape in shapes]
-    decay = (-torch.rand(tokens, H) / 4).requires_grad_()
+    decay = (-torch.rand(tokens, H) * strongest).requires_grad_()
     beta = torch.rand(tokens, H, requires_grad=True)
     grad = torch.randn(tokens, H, V)
     found = []
@@ -53,8 +55,9 @@ def test_states_do_not_pass_from_row_to_row(lengths: list[int]) -> None:
     for rule in rules:
         out = rule(inputs[0], inputs[1], inputs[2], decay, beta, cu)
         found.append([out.detach(), *torch.autograd.grad(out, [*inputs, decay, beta], grad)])
+    # Logarithms are summed over a chunk: of larger ones, digits of larger value are lost.
     for want, got in zip(*found, strict=True):
-        assert float((want - got).norm() / want.norm()) < 3e-6
+        assert float((want - got).norm() / want.norm()) < 3e-6 * max(1, strongest)
 
 
 def test_heads_some_at_a_time_give_the_same_gradients(

@@ -98,7 +98,8 @@ def delta_rule(
         unitriangular=True,
     )
     new_HNCV, old_HNCK = solved.split([v_HNCV.shape[-1], k_HNCK.shape[-1]], -1)
-    left_HNC = torch.where(rows.writes_NC, (sum_HNC[..., -1:] - sum_HNC).exp(), 0.0)
+    # Left out before exp: of a token of an earlier row it may be infinite, and its gradient NaN.
+    left_HNC = (sum_HNC[..., -1:] - sum_HNC).masked_fill(~rows.writes_NC, float("-inf")).exp()
     kept_HN = torch.where(rows.keeps_N, sum_HNC[..., -1].exp(), 0.0)
     states_HNKV, written_HNCV = _scan(new_HNCV, old_HNCK, k_HNCK * left_HNC[..., None], kept_HN)
     out_HNCV = (q_HNCK * read_HNC1) @ states_HNKV
