@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.training.step.kernels.triton_math import stable_tanh
 from workbench.training.step.kernels.triton_support import (
     ceil_div,
     jit,
@@ -30,11 +29,12 @@ def gated_linear_reference(gate: Tensor, up: Tensor, *, gelu: bool) -> Tensor:
 def activation_and_slope(gate, GELU: tl.constexpr):
     """Return (act(gate), its derivative) in fp32: SiLU, or GELU by tanh."""
     if GELU:
-        # 0.797... = sqrt(2 / pi): Hendrycks and Gimpel 2016, arXiv 1606.08415.
-        inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
-        t = stable_tanh(inner)
-        slope = 0.7978845608028654 * (1.0 + 3.0 * 0.044715 * gate * gate)
-        return 0.5 * gate * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * gate * (1.0 - t * t) * slope
+        # (1 + tanh(y)) / 2 is sigmoid(2y), and 1.595... = 2 sqrt(2 / pi): Hendrycks and Gimpel
+        # 2016, arXiv 1606.08415.
+        square = gate * gate
+        s = tl.sigmoid(1.5957691216057308 * gate * (1.0 + 0.044715 * square))
+        inner_slope = 1.5957691216057308 * (1.0 + 3.0 * 0.044715 * square)
+        return gate * s, s * (1.0 + gate * (1.0 - s) * inner_slope)
     s = tl.sigmoid(gate)
     return gate * s, s * (1.0 + gate * (1.0 - s))
 
