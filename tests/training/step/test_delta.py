@@ -13,7 +13,13 @@ from tests.training.step.conftest import ModelOf, assert_same_gradients, options
 from workbench.footprint.model import linear_attention
 from workbench.footprint.model.linear_attention import CHUNK, DeltaLayers
 from workbench.training.step import Rows, Step
-from workbench.training.step.delta.rule import Rule, delta_rule, delta_rule_by_package
+from workbench.training.step.delta.mixer import MIXER, DeltaMixers
+from workbench.training.step.delta.rule import (
+    Rule,
+    choose_rule,
+    delta_rule,
+    delta_rule_by_package,
+)
 
 QWEN = "qwen3_5_text"
 G, H, K, V = 2, 4, 8, 16
@@ -91,6 +97,51 @@ def test_the_rules_tensors_stay_within_their_room(tokens: int) -> None:
     assert nine.rule_bytes(tokens) <= linear_attention.RULE_BYTES + one_head
 
 
+def gradients_of_a_layer(device: str, *, own: bool) -> dict[str, Tensor]:
+    """Return the output of a layer of some rows and the gradients of its projections' outputs.
+
+    On a CPU in fp32, on a card in bf16; by transformers' code row by row, or by ours at once.
+    """
+    from transformers import Qwen3_5TextConfig
+    from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
+
+    torch.manual_seed(0)
+    sizes = {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
+    config = Qwen3_5TextConfig(hidden_size=256, num_hidden_layers=4, **sizes)
+    layer: Any = Qwen3_5GatedDeltaNet(config, 0).requires_grad_(False)
+    layer.A_log.uniform_(0.01, 16).log_()
+    lengths = [70, 3, 150]
+    x_TD, grad_TD = torch.randn(sum(lengths), 256), torch.randn(sum(lengths), 256)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    layer, x_TD, grad_TD = (each.to(device, dtype) for each in (layer, x_TD, grad_TD))
+    outputs: dict[str, list[Tensor]] = {}
+    for name in ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"):
+
+        def keep(_: Any, __: Any, output: Tensor, name: str = name) -> None:
+            output.requires_grad_().retain_grad()
+            outputs.setdefault(name, []).append(output)
+
+        getattr(layer, name).register_forward_hook(keep)
+    if own:
+        cu = torch.tensor([0, *lengths, 0], device=device).cumsum(0, dtype=torch.int32)
+        mixers = DeltaMixers([nn.ModuleDict({MIXER: layer})], choose_rule(x_TD.device, dtype))
+        outs = [layer(hidden_states=x_TD[None], cu_seq_lens_q=cu)]
+        mixers.restore()
+    else:
+        outs = [layer(hidden_states=row[None]) for row in x_TD.split(lengths)]
+    out = torch.cat(outs, 1)
+    out.backward(grad_TD[None])  # type: ignore[no-untyped-call]
+    grads = {name: [each.grad for each in found] for name, found in outputs.items()}
+    found = {name: torch.cat(each, 1).float().cpu() for name, each in grads.items()}  # type: ignore[arg-type]
+    return {"out": out.detach().float().cpu(), **found}
+
+
+def test_a_layer_has_the_gradients_of_transformers() -> None:
+    want, got = (gradients_of_a_layer("cpu", own=own) for own in (False, True))
+    for name in want:
+        assert float((got[name] - want[name]).norm() / want[name].norm()) < 1e-5, name
+
+
 CARD = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card"),
@@ -118,6 +169,16 @@ class TestOnACard:
             found.append([out.detach(), *torch.autograd.grad(out, [*inputs, decay, beta], grad)])
         for want, got in zip(*found, strict=True):
             assert float((want - got).float().norm() / want.float().norm()) < 0.02
+
+    @pytest.mark.parametrize("own", [True, False], ids=["ours", "transformers"])
+    def test_a_layer_in_16_bits_has_the_gradients_of_one_on_a_cpu(
+        self, own: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With its published widths, rows of several chunks, and transformers' code for measure."""
+        monkeypatch.setattr("workbench.training.step.delta.rule.find_spec", lambda _: None)
+        cpu, card = gradients_of_a_layer("cpu", own=False), gradients_of_a_layer("cuda", own=own)
+        for name, want in cpu.items():
+            assert float((card[name] - want).norm() / want.norm()) < 0.03, name
 
     @pytest.mark.parametrize("recompute", [0, 1])
     def test_a_replay_gives_what_an_eager_run_gives(

@@ -9,7 +9,8 @@ the rule's own tensors would be ten times as many bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,13 @@ from torch import Tensor, nn
 
 from workbench.footprint.model.linear_attention import DeltaLayers
 from workbench.training.step.delta.rule import RuleChoice, row_of_tokens
+from workbench.training.step.kernels import triton_support
+from workbench.training.step.kernels.gated_linear import GatedLinear
+from workbench.training.step.kernels.norm import RmsNorm
+from workbench.training.step.kernels.short_convolution import (
+    ShortConvolution,
+    short_convolution_reference,
+)
 
 MIXER = "linear_attn"
 """The name of a gated delta layer's mixer in its decoder layer."""
@@ -75,7 +83,7 @@ class _Mix(torch.autograd.Function):
     def forward(ctx: Any, module: Any, choice: RuleChoice, cu: Tensor, *tensors: Tensor) -> Tensor:
         ctx.save_for_backward(cu, *tensors)
         ctx.module, ctx.choice = module, choice
-        with torch.autocast(cu.device.type, enabled=False):
+        with _products_for(tensors[0]):
             outs = [
                 _mix(module, choice, cu, *(_narrow(tensors, part) for part in parts))
                 for parts in _head_parts(module, len(tensors[0]))
@@ -92,11 +100,11 @@ class _Mix(torch.autograd.Function):
             leaves = [
                 _narrow(tensors, part).detach().requires_grad_(asked[part[0]]) for part in parts
             ]
-            with torch.enable_grad(), torch.autocast(cu.device.type, enabled=False):
-                out = _mix(ctx.module, ctx.choice, cu, *leaves)
             wanted = [part for part in parts if asked[part[0]]]
             each = [leaf for leaf in leaves if leaf.requires_grad]
-            found = torch.autograd.grad(out, each, dout[:, at : at + out.shape[1]])
+            with torch.enable_grad(), _products_for(tensors[0]):
+                out = _mix(ctx.module, ctx.choice, cu, *leaves)
+                found = torch.autograd.grad(out, each, dout[:, at : at + out.shape[1]])
             for part, grad in zip(wanted, found, strict=True):
                 _narrow(grads, part).add_(grad)
             at += out.shape[1]
@@ -166,31 +174,48 @@ def _mix(
     norm_V: Tensor,
 ) -> Tensor:
     """Return what out_proj reads, out_TV, rounded where the model's own code rounds."""
-    dtype, width, wide = q_TC.dtype, module.head_k_dim, module.head_v_dim
-    weight_CW = torch.cat([q_weight_C1W, k_weight_C1W, v_weight_C1W]).squeeze(1)
-    mixed_TC = nn.functional.silu(_convolve(torch.cat([q_TC, k_TC, v_TC], 1), weight_CW, cu))
+    width, wide = module.head_k_dim, module.head_v_dim
+    filter_CW = torch.cat([q_weight_C1W, k_weight_C1W, v_weight_C1W]).squeeze(1)
+    mixed_TC = _convolve(torch.cat([q_TC, k_TC, v_TC], 1), filter_CW, cu)
     q, k, v = torch.split(mixed_TC, [q_TC.shape[1], k_TC.shape[1], v_TC.shape[1]], 1)
     tokens = len(q)
     decay_TH = -a_log_H.float().exp() * nn.functional.softplus(a_TH.float() + dt_bias_H)
     out_THV = choice.rule(
         q.view(tokens, -1, width), k.view(tokens, -1, width), v.view(tokens, -1, wide),
         decay_TH, b_TH.sigmoid(), cu,
-    ).to(dtype)  # fmt: skip
-    values = out_THV.float()
-    unit = values * torch.rsqrt(values.pow(2).mean(-1, keepdim=True) + module.norm.variance_epsilon)
-    normed = (norm_V * unit.to(dtype)).float()
-    gate_THV = nn.functional.silu(z_TV.float()).view(out_THV.shape)
-    return (normed * gate_THV).to(dtype).flatten(1)
+    ).to(q_TC.dtype, memory_format=torch.contiguous_format)  # fmt: skip
+    return _gated_norm(out_THV, z_TV, norm_V, module.norm.variance_epsilon)
 
 
-def _convolve(x_TC: Tensor, weight_CW: Tensor, cu: Tensor) -> Tensor:
-    """Return the causal convolution of each channel, in which no row sees the row before it."""
-    tokens, width = len(x_TC), weight_CW.shape[1]
-    row_T = row_of_tokens(cu, tokens)
-    weight_CW = weight_CW.float()
-    total_TC = x_TC * weight_CW[:, -1]
-    for back in range(1, width):
-        before_TC = nn.functional.pad(x_TC, (0, 0, back, 0))[:tokens]
-        same_T = row_T == nn.functional.pad(row_T, (back, 0), value=-1)[:tokens]
-        total_TC = total_TC + torch.where(same_T[:, None], before_TC, 0) * weight_CW[:, -1 - back]
-    return total_TC.to(x_TC.dtype)
+def _convolve(x_TC: Tensor, filter_CW: Tensor, cu: Tensor) -> Tensor:
+    """Return silu of the causal convolution of each channel; no row sees the row before it."""
+    row_T = row_of_tokens(cu, len(x_TC))
+    if filter_CW.requires_grad or not triton_support.is_usable(x_TC.device):
+        return short_convolution_reference(x_TC, filter_CW, row_T)
+    out: Tensor = ShortConvolution.apply(x_TC, filter_CW, row_T)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _gated_norm(x_THV: Tensor, z_TC: Tensor, norm_V: Tensor, eps: float) -> Tensor:
+    """Return RMSNorm(x) · silu(z) as out_TC; the backward pass may write over z."""
+    if not norm_V.requires_grad and triton_support.is_usable(x_THV.device):
+        normed_THV, _ = RmsNorm.apply(x_THV.contiguous(), norm_V, eps, False)  # type: ignore[no-untyped-call]
+        out: Tensor = GatedLinear.apply(z_TC, normed_THV.flatten(1), False)  # type: ignore[no-untyped-call]
+        return out
+    values = x_THV.float()
+    unit = values * torch.rsqrt(values.pow(2).mean(-1, keepdim=True) + eps)
+    normed_TC = (norm_V * unit.to(x_THV.dtype)).float().flatten(1)
+    return (normed_TC * nn.functional.silu(z_TC.float())).to(x_THV.dtype)
+
+
+@contextmanager
+def _products_for(x: Tensor) -> Iterator[None]:
+    """Compute products as they are written, without autocast; in TF32 where x is in 16 bits."""
+    before = torch.get_float32_matmul_precision()
+    if x.is_cuda and x.dtype.itemsize < 4:
+        torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast(x.device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

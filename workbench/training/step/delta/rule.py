@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.footprint.model.linear_attention import CHUNK
+from workbench.training.step.kernels.triangular import unit_lower_inverse
 
 EPSILON = 1e-6
 """Added to the squared length of queries and keys, as in flash-linear-attention."""
@@ -68,41 +69,39 @@ def delta_rule_by_package(
 def delta_rule(
     q_TGK: Tensor, k_TGK: Tensor, v_THV: Tensor, decay_TH: Tensor, beta_TH: Tensor, cu: Tensor
 ) -> Tensor:
-    """Return out_THV by PyTorch's operations in fp32, chunk by chunk.
+    """Return out_THV in fp32, chunk by chunk.
 
     As transformers' torch_chunk_gated_delta_rule, but rows begin anywhere in a chunk: a token sees
     tokens of its own row alone, and the state of the chunk before only where its row began there.
     Nothing is read on the host, so it can be captured.
     """
     times = v_THV.shape[1] // q_TGK.shape[1]
-    q = _unit(q_TGK).repeat_interleave(times, 1) * q_TGK.shape[-1] ** -0.5
-    k = _unit(k_TGK).repeat_interleave(times, 1)
-    q_HNCK, k_HNCK, v_HNCV = (_chunks(x) for x in (q, k, v_THV.float()))
-    decay_HNC, beta_HNC1 = _chunks(decay_TH.float()), _chunks(beta_TH.float())[..., None]
+    q_HNCK = _chunks(_unit(q_TGK) * q_TGK.shape[-1] ** -0.5).repeat_interleave(times, 0)
+    k_HNCK = _chunks(_unit(k_TGK)).repeat_interleave(times, 0)
+    v_HNCV, decay_HNC, beta_HNC = (_chunks(x) for x in (v_THV, decay_TH, beta_TH))
     rows = _Rows.of(cu, len(q_TGK))
     # The logarithm of what each token's row has kept since it, or the chunk, began. Summed row by
-    # row: a sum over all rows of a chunk would lose digits.
-    sum_HNC = (decay_HNC.transpose(0, 1) @ rows.sees_NCC.float().mT).transpose(0, 1)
+    # row, as a sum over all rows of a chunk would lose digits; and not by a product, which would
+    # lose some in TF32.
+    sum_HNC = (decay_HNC[..., None, :] * rows.sees_NCC).sum(-1)
     pairs_HNCC = (sum_HNC[..., :, None] - sum_HNC[..., None, :]).masked_fill(
         ~rows.sees_NCC, float("-inf")
     )
     pairs_HNCC = pairs_HNCC.exp()
-    read_HNC1 = torch.where(rows.reads_NC, sum_HNC.exp(), 0.0)[..., None]
-    beta_k = k_HNCK * beta_HNC1
-    # What each token writes depends on what those before it wrote: a triangular system. Its second
-    # half says what of the old state each token replaces.
-    solved = torch.linalg.solve_triangular(
-        (beta_k @ k_HNCK.mT) * pairs_HNCC,
-        torch.cat([v_HNCV * beta_HNC1, beta_k * read_HNC1], -1),
-        upper=False,
-        unitriangular=True,
+    read_HNC = torch.where(rows.reads_NC, sum_HNC.exp(), 0.0)
+    # What each token writes depends on what those before it wrote: a triangular system. `old` says
+    # what of the old state each token replaces.
+    solved_HNCC: Tensor = _UnitLowerInverse.apply(  # type: ignore[no-untyped-call]
+        (k_HNCK @ k_HNCK.mT) * (beta_HNC[..., None] * pairs_HNCC)
     )
-    new_HNCV, old_HNCK = solved.split([v_HNCV.shape[-1], k_HNCK.shape[-1]], -1)
+    solved_HNCC = solved_HNCC * beta_HNC[..., None, :]
+    new_HNCV = solved_HNCC @ v_HNCV
+    old_HNCK = (solved_HNCC * read_HNC[..., None, :]) @ k_HNCK
     # Left out before exp: of a token of an earlier row it may be infinite, and its gradient NaN.
     left_HNC = (sum_HNC[..., -1:] - sum_HNC).masked_fill(~rows.writes_NC, float("-inf")).exp()
     kept_HN = torch.where(rows.keeps_N, sum_HNC[..., -1].exp(), 0.0)
     states_HNKV, written_HNCV = _scan(new_HNCV, old_HNCK, k_HNCK * left_HNC[..., None], kept_HN)
-    out_HNCV = (q_HNCK * read_HNC1) @ states_HNKV
+    out_HNCV = (q_HNCK * read_HNC[..., None]) @ states_HNKV
     out_HNCV = out_HNCV + ((q_HNCK @ k_HNCK.mT) * pairs_HNCC) @ written_HNCV
     return out_HNCV.flatten(1, 2).transpose(0, 1)[: len(q_TGK)]
 
@@ -111,16 +110,31 @@ def _scan(
     new_HNCV: Tensor, old_HNCK: Tensor, k_HNCK: Tensor, kept_HN: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the state before each chunk, states_HNKV, and what its tokens write, written_HNCV."""
-    heads, chunks = kept_HN.shape
-    state_HKV = new_HNCV.new_zeros(heads, old_HNCK.shape[-1], new_HNCV.shape[-1])
+    state_HKV = new_HNCV.new_zeros(len(new_HNCV), old_HNCK.shape[-1], new_HNCV.shape[-1])
     states, written = [], []
-    for chunk in range(chunks):
+    # Unbound at once: the gradient of a chunk that is picked out is as large as all chunks.
+    parts = (x.unbind(1) for x in (new_HNCV, old_HNCK, k_HNCK, kept_HN))
+    for new_HCV, old_HCK, k_HCK, kept_H in zip(*parts, strict=True):
         states.append(state_HKV)
-        written.append(torch.baddbmm(new_HNCV[:, chunk], old_HNCK[:, chunk], state_HKV, alpha=-1))
-        state_HKV = torch.baddbmm(
-            state_HKV * kept_HN[:, chunk, None, None], k_HNCK[:, chunk].mT, written[-1]
-        )
+        written.append(torch.baddbmm(new_HCV, old_HCK, state_HKV, alpha=-1))
+        state_HKV = torch.baddbmm(state_HKV * kept_H[:, None, None], k_HCK.mT, written[-1])
     return torch.stack(states, 1), torch.stack(written, 1)
+
+
+class _UnitLowerInverse(torch.autograd.Function):
+    """The inverses of matrices with ones on their diagonals, of which the rest below is read."""
+
+    @staticmethod
+    def forward(ctx: Any, lower_HNCC: Tensor) -> Tensor:
+        inverse_HNCC = unit_lower_inverse(lower_HNCC)
+        ctx.save_for_backward(inverse_HNCC)
+        return inverse_HNCC
+
+    @staticmethod
+    def backward(ctx: Any, grad_HNCC: Tensor) -> Tensor:
+        [inverse_HNCC] = ctx.saved_tensors
+        lower_HNCC: Tensor = inverse_HNCC.mT @ grad_HNCC @ inverse_HNCC.mT
+        return lower_HNCC.tril_(-1).neg_()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,9 +175,9 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _chunks(x_TH: Tensor) -> Tensor:
-    """Return x as (heads, chunks, tokens of a chunk, ...), filled up with zeros."""
+    """Return x in fp32 as (heads, chunks, tokens of a chunk, ...), filled up with zeros."""
     more = -len(x_TH) % CHUNK
-    filled = nn.functional.pad(x_TH, (*(0, 0) * (x_TH.ndim - 1), 0, more))
-    heads = filled.transpose(0, 1)
-    # In one piece: each product would make a copy of its own.
-    return heads.reshape(len(heads), -1, CHUNK, *x_TH.shape[2:]).contiguous()
+    filled = nn.functional.pad(x_TH, (*(0, 0) * (x_TH.ndim - 1), 0, more)) if more else x_TH
+    # In one piece, since each product would make a copy of its own; by one copy where types differ.
+    heads = filled.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    return heads.contiguous().view(len(heads), -1, CHUNK, *x_TH.shape[2:])
