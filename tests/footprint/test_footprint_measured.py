@@ -20,7 +20,7 @@ def reserved_bytes(row: dict[str, Any]) -> int:
     """Return the bytes predicted for the allocator; the runs had neither context nor scoring."""
     config = named_config(row["model"])
     assert config is not None
-    shape = ModelShape.of(config)
+    shape = ModelShape.of(config.get("text_config", config))  # what the benchmark makes
     recipe = Recipe.model_validate(
         {
             "name": "measured",

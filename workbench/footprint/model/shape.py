@@ -45,14 +45,24 @@ _OWN_LINEAR_CLASS = ("falcon",)  # bitsandbytes leaves subclasses of nn.Linear i
 OWN_DROPOUTS = ("attention_dropout", "resid_pdrop", "residual_dropout")
 """Settings of a model's own dropout, for which the fused step has no masks."""
 MEASURED_FAMILIES = frozenset(
-    {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"}
-)
+    {
+        "gemma2", "gemma3_text", "gemma4_text", "gemma4_unified_text", "llama", "ministral3",
+        "mistral", "phi3", "qwen2", "qwen3",
+    }
+)  # fmt: skip
 """model_type of architectures whose predicted peaks in the fused step were compared with peaks that
 cards measured."""
 FUSED_FAMILIES = MEASURED_FAMILIES | {
-    "cwm", "exaone4", "gemma4_text", "gemma4_unified_text", "glm4", "granite", "ministral3",
-    "olmo2", "olmo3", "qwen3_5_text", "seed_oss", "smollm3",
-}  # fmt: skip
+    "cwm",
+    "exaone4",
+    "glm4",
+    "granite",
+    "olmo2",
+    "olmo3",
+    "qwen3_5_text",
+    "seed_oss",
+    "smollm3",
+}
 """model_type of architectures whose every layer the fused step knows. Others train by PEFT's own
 modules."""
 UNDECODED_FAMILIES = frozenset({"qwen3_5_text"})

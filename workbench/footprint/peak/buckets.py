@@ -63,8 +63,10 @@ WORKSPACES = 3
 CONTEXT_BYTES = {"cuda": 870 * MIB, "cpu": GIB}
 """CUDA context (0.61 GiB on an H200) with kernels and graphs (0.85 GiB together); on a CPU card the
 process with its libraries."""
-FRAGMENTS = {True: 0.05, False: 0.005}
-"""Allocator fragmentation as a share of transient bytes, with dense attention and without."""
+FRAGMENTS, DENSE_FRAGMENTS, MIXED_FRAGMENTS = 0.005, 0.05, 0.06
+"""Allocator fragmentation as a share of transient bytes: of most models, of one with dense
+attention, and of one whose attention differs in size from layer to layer, so that one layer's
+blocks do not fit the next (Gemma 4)."""
 CPU_SLACK_BYTES = 3 * GIB // 10
 """The same on a CPU card, as a fixed size."""
 
@@ -123,11 +125,18 @@ def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     slack = GAPS_BYTES if run.card_kind == "cuda" else CPU_SLACK_BYTES
     if run.card_kind == "cuda" and "gate_up_proj" in shape.projections:
         slack += FUSED_GAPS_BYTES
-    slack += int(FRAGMENTS[run.kernel == "dense"] * sum(transient.values()))
+    slack += int(_fragments(shape, run) * sum(transient.values()))
     found = {**constant, **transient, "slack": slack, "context": CONTEXT_BYTES[run.card_kind]}
     if run.host_tables:  # they pass the card on their way from the file
         found["loading"] = max(0, loading_peak(shape, recipe, run) - sum(found.values()))
     return found
+
+
+def _fragments(shape: ModelShape, run: Run) -> float:
+    if run.kernel == "dense":
+        return DENSE_FRAGMENTS
+    mixed = len(shape.kinds) > 1 and all(kind.delta is None for kind in shape.kinds)
+    return MIXED_FRAGMENTS if mixed else FRAGMENTS
 
 
 def _scored_bytes(shape: ModelShape, recipe: Recipe, run: Run, constant: Mapping[str, int]) -> int:
