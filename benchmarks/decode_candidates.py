@@ -50,21 +50,25 @@ def _product_kernel(
         from_x += BLOCK_K
     to = parts_SBM + (split.to(tl.int64) * B + b[:, None]) * M + m[None, :]
     inside = (b[:, None] < B) & (m[None, :] < M)
-    tl.store(to, tl.trans(sums_MB), mask=inside)
+    tl.store(to, tl.trans(sums_MB).to(parts_SBM.dtype.element_ty), mask=inside)
 
 
 def split_product(
     x_BK: Tensor, w_MK: Tensor, *, splits: int, block_m: int, block_k: int, stages: int, warps: int
 ) -> Tensor:
-    """Return parts_SBM in fp32, whose sum over S is x @ w.T.
+    """Return parts_SBM, whose sum over S is x @ w.T; in fp32, where there are several.
 
-    `splits` times `block_k` must divide K. Up to 128 lanes: one tile holds them all.
+    No splits: the product is torch's own. `splits` times `block_k` must divide K. Up to 128 lanes:
+    one tile holds them all.
     """
     (lanes, width), rows = x_BK.shape, w_MK.shape[0]
+    if splits == 0:
+        return (x_BK @ w_MK.T)[None]
     k_each = width // splits
     if width % splits or k_each % block_k:
         raise ValueError(f"{width} inputs do not lie in {splits} parts of {block_k}")
-    parts = torch.empty(splits, lanes, rows, dtype=torch.float32, device=x_BK.device)
+    dtype = torch.float32 if splits > 1 else x_BK.dtype
+    parts = torch.empty(splits, lanes, rows, dtype=dtype, device=x_BK.device)
     _product_kernel[(ceil_div(rows, block_m), splits)](
         x_BK, w_MK, parts, lanes, rows, width, k_each, x_BK.stride(0),
         max(16, next_power_of_two(lanes)), block_m, block_k, num_warps=warps, num_stages=stages,
@@ -75,41 +79,51 @@ def split_product(
 @jit
 def _summed(from_part, inside, part_stride, S: tl.constexpr):
     """Return the sum of a product's parts where `from_part` points into the first."""
-    total = tl.load(from_part, mask=inside, other=0.0)
+    total = tl.load(from_part, mask=inside, other=0.0).to(tl.float32)
     for s in tl.static_range(1, S):
-        total += tl.load(from_part + s * part_stride, mask=inside, other=0.0)
+        total += tl.load(from_part + s * part_stride, mask=inside, other=0.0).to(tl.float32)
     return total
 
 
 @jit
-def _with_adapter(total, from_low, b_CN, n, inside, N, part_stride, S: tl.constexpr, C):
-    """Return the sums plus B times the low-rank inputs, which lie behind the product's outputs."""
-    for c in range(C):
-        low = _summed(from_low + c, True, part_stride, S)
-        total += tl.load(b_CN + c * N + n, mask=inside, other=0.0).to(tl.float32) * low
-    return total
+def _low_rank(row_B1, in_b, c, C, part_stride, kind, S: tl.constexpr):
+    """Return low_BC, what the lanes' rows hold behind a product's outputs, rounded to `kind`."""
+    inside = in_b[:, None] & (c < C)[None, :]
+    return _summed(row_B1 + c[None, :], inside, part_stride, S).to(kind)
+
+
+@jit
+def _outputs(row_B1, in_b, low_BC, b_NC, n, in_n, c, C, part_stride, S: tl.constexpr):
+    """Return the outputs n of some lanes: the sums of the parts, and B times low_BC."""
+    inside = in_b[:, None] & in_n[None, :]
+    total_BN = _summed(row_B1 + n[None, :], inside, part_stride, S)
+    inside = in_n[None, :] & (c < C)[:, None]
+    b_CN = tl.load(b_NC + n[None, :] * C + c[:, None], mask=inside, other=0.0)
+    return total_BN + tl.dot(low_BC, b_CN, input_precision="ieee")
 
 
 @jit
 def _residual_norm_kernel(
-    parts_SBM, b_CN, residual_BN, weight_N, sum_BN, out_BN, B, M, N, C, eps,
-    S: tl.constexpr, BLOCK: tl.constexpr,
+    parts_SBM, b_CN, residual_BN, weight_N, sum_BN, out_BN, B, M, N, eps,
+    S: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Add one lane's product to its residual stream, and write the norm of the sum."""
     lane = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, BLOCK)
     inside = n < N
     row, stride = parts_SBM + lane * M, B * M
-    total = _summed(row + n, inside, stride, S)
-    total = _with_adapter(total, row + N, b_CN, n, inside, N, stride, S, C)
     at = lane * N + n
     read = tl.load(residual_BN + at, mask=inside, other=0.0)
+    w = tl.load(weight_N + n, mask=inside, other=0.0)
+    total = _summed(row + n, inside, stride, S)
+    for c in tl.static_range(C):
+        low = _summed(row + N + c, True, stride, S).to(read.dtype).to(tl.float32)
+        total += tl.load(b_CN + c * N + n, mask=inside, other=0.0).to(tl.float32) * low
     # Rounded where the model's own code rounds: the product, then the sum.
     summed = (total.to(read.dtype).to(tl.float32) + read.to(tl.float32)).to(read.dtype)
     tl.store(sum_BN + at, summed, mask=inside)
     value = summed.to(tl.float32)
     inverse = tl.rsqrt(tl.sum(value * value, 0) / N + eps)
-    w = tl.load(weight_N + n, mask=inside, other=0.0)
     tl.store(out_BN + at, normalized_row(summed, inverse, w, False), mask=inside)
 
 
@@ -121,55 +135,58 @@ def residual_norm(
     columns, width = b_CN.shape
     sums, out = torch.empty_like(residual_BN), torch.empty_like(residual_BN)
     _residual_norm_kernel[(lanes,)](
-        parts_SBM, b_CN, residual_BN, weight_N, sums, out, lanes, rows, width, columns, eps,
-        splits, next_power_of_two(width), num_warps=warps,
+        parts_SBM, b_CN, residual_BN, weight_N, sums, out, lanes, rows, width, eps,
+        splits, columns, next_power_of_two(width), num_warps=warps,
     )  # fmt: skip
     return sums, out
 
 
 @jit
 def _heads_kernel(
-    parts_SBM, b_CN, cos_BD, sin_BD, q_BHD, keys, values, slots_B, positions_B, B, M, N, C,
+    parts_SBM, b_NC, cos_BD, sin_BD, q_BHD, keys, values, slots_B, positions_B, B, M, N, C,
     slot_stride, group_stride,
-    H: tl.constexpr, G: tl.constexpr, HALF: tl.constexpr, S: tl.constexpr, EACH: tl.constexpr,
+    H: tl.constexpr, G: tl.constexpr, HALF: tl.constexpr, S: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Turn EACH heads of one lane; write queries to q, keys and values to the lane's slot."""
-    lane = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * EACH + tl.arange(0, EACH)[:, None]
-    d = tl.arange(0, HALF)[None, :]
-    n = head * 2 * HALF + d
-    inside = head < H + 2 * G
-    inside = inside & (d < HALF)
-    row, stride = parts_SBM + lane * M, B * M
-    left = _summed(row + n, inside, stride, S)
-    left = _with_adapter(left, row + N, b_CN, n, inside, N, stride, S, C)
-    right = _summed(row + n + HALF, inside, stride, S)
-    right = _with_adapter(right, row + N, b_CN, n + HALF, inside, N, stride, S, C)
+    """Turn one head of some lanes; write queries to q, keys and values to the lanes' slots."""
+    head = tl.program_id(0)
+    b = (tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)).to(tl.int64)
+    d, c = tl.arange(0, HALF), tl.arange(0, BLOCK_C)
+    in_b, in_d = b < B, d < HALF
     kind = q_BHD.dtype.element_ty
+    row_B1, stride = parts_SBM + b[:, None] * M, B * M
+    low_BC = _low_rank(row_B1 + N, in_b, c, C, stride, kind, S)
+    n = head * 2 * HALF + d
+    left = _outputs(row_B1, in_b, low_BC, b_NC, n, in_d, c, C, stride, S)
+    right = _outputs(row_B1, in_b, low_BC, b_NC, n + HALF, in_d, c, C, stride, S)
     left, right = left.to(kind).to(tl.float32), right.to(kind).to(tl.float32)
-    c = tl.load(cos_BD + lane * 2 * HALF + d).to(tl.float32)
-    s = tl.load(sin_BD + lane * 2 * HALF + d).to(tl.float32)
+    inside = in_b[:, None] & in_d[None, :]
+    wave = b[:, None] * 2 * HALF + d[None, :]
+    cos = tl.load(cos_BD + wave, mask=inside, other=1.0).to(tl.float32)
+    sin = tl.load(sin_BD + wave, mask=inside, other=0.0).to(tl.float32)
     turned = head < H + G
-    one = tl.where(turned, left * c - right * s, left).to(kind)
-    two = tl.where(turned, right * c + left * s, right).to(kind)
-    is_query = inside & (head < H)
-    to = q_BHD + (lane * H + head) * 2 * HALF + d
-    tl.store(to, one, mask=is_query)
-    tl.store(to + HALF, two, mask=is_query)
-    place = tl.load(slots_B + lane) * slot_stride + tl.load(positions_B + lane) * 2 * HALF
-    is_key = inside & (head >= H) & turned
-    to = keys + place + (head - H) * group_stride + d
-    tl.store(to, one, mask=is_key)
-    tl.store(to + HALF, two, mask=is_key)
-    is_value = inside & (head >= H + G)
-    to = values + place + (head - H - G) * group_stride + d
-    tl.store(to, one, mask=is_value)
-    tl.store(to + HALF, two, mask=is_value)
+    one = tl.where(turned, left * cos - right * sin, left).to(kind)
+    two = tl.where(turned, right * cos + left * sin, right).to(kind)
+    if head < H:
+        to = q_BHD + (b[:, None] * H + head) * 2 * HALF + d[None, :]
+        tl.store(to, one, mask=inside)
+        tl.store(to + HALF, two, mask=inside)
+    else:
+        slot = tl.load(slots_B + b, mask=in_b, other=0) * slot_stride
+        place = slot + tl.load(positions_B + b, mask=in_b, other=0) * 2 * HALF
+        if turned:
+            to = keys + place[:, None] + (head - H) * group_stride + d[None, :]
+            tl.store(to, one, mask=inside)
+            tl.store(to + HALF, two, mask=inside)
+        else:
+            to = values + place[:, None] + (head - H - G) * group_stride + d[None, :]
+            tl.store(to, one, mask=inside)
+            tl.store(to + HALF, two, mask=inside)
 
 
 def heads_to_cache(
     parts_SBM: Tensor,
-    b_CN: Tensor,
+    b_NC: Tensor,
     cos_BD: Tensor,
     sin_BD: Tensor,
     keys_SGCD: Tensor,
@@ -179,50 +196,50 @@ def heads_to_cache(
     *,
     heads: int,
     dtype: torch.dtype,
-    each: int,
-    warps: int,
 ) -> Tensor:
     """Return the turned queries q_BHD; keys and values of the lanes go to their slots."""
     splits, lanes, rows = parts_SBM.shape
-    columns, outputs = b_CN.shape
+    outputs, columns = b_NC.shape
     groups, width = keys_SGCD.shape[1], keys_SGCD.shape[3]
     q = torch.empty(lanes, heads, width, dtype=dtype, device=parts_SBM.device)
-    _heads_kernel[(lanes, ceil_div(heads + 2 * groups, each))](
-        parts_SBM, b_CN, cos_BD, sin_BD, q, keys_SGCD, values_SGCD, slots_B, positions_B,
+    _heads_kernel[(heads + 2 * groups, ceil_div(lanes, 16))](
+        parts_SBM, b_NC, cos_BD, sin_BD, q, keys_SGCD, values_SGCD, slots_B, positions_B,
         lanes, rows, outputs, columns, keys_SGCD.stride(0), keys_SGCD.stride(1),
-        heads, groups, width // 2, splits, each, num_warps=warps,
+        heads, groups, width // 2, splits, 16, max(16, next_power_of_two(columns)), num_warps=4,
     )  # fmt: skip
     return q
 
 
 @jit
 def _gated_kernel(
-    parts_SBM, b_CN, out_BN, B, M, N, C, S: tl.constexpr, BLOCK: tl.constexpr
+    parts_SBM, b_NC, out_BN, B, M, N, C,
+    S: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Write silu(gate) * up for a block of one lane's outputs; up lies N behind gate."""
-    lane = tl.program_id(0).to(tl.int64)
-    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = n < N
-    row, stride = parts_SBM + lane * M, B * M
-    low, both = row + 2 * N, 2 * N
-    gate = _summed(row + n, inside, stride, S)
-    gate = _with_adapter(gate, low, b_CN, n, inside, both, stride, S, C)
-    up = _summed(row + N + n, inside, stride, S)
-    up = _with_adapter(up, low, b_CN, N + n, inside, both, stride, S, C)
+    """Write silu(gate) * up for a block of outputs of some lanes; up lies N behind gate."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    b = (tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)).to(tl.int64)
+    c = tl.arange(0, BLOCK_C)
+    in_b, in_n = b < B, n < N
     kind = out_BN.dtype.element_ty
+    row_B1, stride = parts_SBM + b[:, None] * M, B * M
+    low_BC = _low_rank(row_B1 + 2 * N, in_b, c, C, stride, kind, S)
+    gate = _outputs(row_B1, in_b, low_BC, b_NC, n, in_n, c, C, stride, S)
+    up = _outputs(row_B1 + N, in_b, low_BC, b_NC + N * C, n, in_n, c, C, stride, S)
     gate, up = gate.to(kind).to(tl.float32), up.to(kind).to(tl.float32)
     active = (gate * tl.sigmoid(gate)).to(kind).to(tl.float32)
-    tl.store(out_BN + lane * N + n, (active * up).to(kind), mask=inside)
+    inside = in_b[:, None] & in_n[None, :]
+    tl.store(out_BN + b[:, None] * N + n[None, :], (active * up).to(kind), mask=inside)
 
 
-def gated(parts_SBM: Tensor, b_CN: Tensor, dtype: torch.dtype, *, block: int, warps: int) -> Tensor:
+def gated(parts_SBM: Tensor, b_NC: Tensor, dtype: torch.dtype) -> Tensor:
     """Return silu(gate) * up of a product whose outputs are gate and, behind it, up."""
     splits, lanes, rows = parts_SBM.shape
-    columns, both = b_CN.shape
+    both, columns = b_NC.shape
     out = torch.empty(lanes, both // 2, dtype=dtype, device=parts_SBM.device)
-    _gated_kernel[(lanes, ceil_div(both // 2, block))](
-        parts_SBM, b_CN, out, lanes, rows, both // 2, columns, splits, block, num_warps=warps
-    )
+    _gated_kernel[(ceil_div(both // 2, 64), ceil_div(lanes, 16))](
+        parts_SBM, b_NC, out, lanes, rows, both // 2, columns,
+        splits, 16, 64, max(16, next_power_of_two(columns)), num_warps=4,
+    )  # fmt: skip
     return out
 
 
@@ -293,27 +310,30 @@ class FewLanes:
         heads, dtype = self._forward.parts.config.num_attention_heads, x_BD.dtype
         q_BHD = heads_to_cache(
             *self._product("qkv", normed_BD, attention.q_proj), cos_BD, sin_BD, keys, values,
-            read.slots_T, read.positions_T, heads=heads, dtype=dtype, each=8, warps=4,
+            read.slots_T, read.positions_T, heads=heads, dtype=dtype,
         )  # fmt: skip
         out_BHD = cached_attention(
             q_BHD, keys, values, read.slots_T, read.positions_T,
             scale=attention.scaling, window=None, softcap=None,
         )  # fmt: skip
-        product = self._product("out", out_BHD.flatten(1), attention.o_proj)
+        product = self._product("out", out_BHD.flatten(1), attention.o_proj, turned=True)
         norm = layer.post_attention_layernorm
         x_BD, normed_BD = residual_norm(*product, x_BD, norm.weight, norm.variance_epsilon, 8)
         product = self._product("gate-up", normed_BD, mlp.gate_proj)
-        active_BF = gated(*product, dtype, block=1024, warps=4)
-        product = self._product("down", active_BF, mlp.down_proj)
+        active_BF = gated(*product, dtype)
+        product = self._product("down", active_BF, mlp.down_proj, turned=True)
         return residual_norm(*product, x_BD, after.weight, after.variance_epsilon, 8)
 
-    def _product(self, part: str, x_BK: Tensor, module: Any) -> tuple[Tensor, Tensor]:
-        """Return (parts_SBM, b_CN) of a group's product, by its first module."""
+    def _product(
+        self, part: str, x_BK: Tensor, module: Any, *, turned: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return (parts_SBM, b_NC, or b_CN if turned) of a group's product, by its first module."""
         group = self._groups[id(module)]
         a_CK, b_NC = group._a_and_b()
-        if id(group) not in self._b_CN:
+        if turned and id(group) not in self._b_CN:
             self._b_CN[id(group)] = b_NC.T.contiguous()
         w_MK = group._kept
         if w_MK is None:
             w_MK = group._dequantise_into(group._workspace.take(group._product_shape), a_CK)
-        return split_product(x_BK, w_MK, **self._how[part]), self._b_CN[id(group)]
+        b = self._b_CN[id(group)] if turned else b_NC
+        return split_product(x_BK, w_MK, **self._how[part]), b

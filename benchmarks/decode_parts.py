@@ -34,7 +34,8 @@ from workbench.training.step.kernels.norm import rms_norm
 from workbench.training.step.kernels.rotary import Rotary
 
 LAYERS = 20
-RANK = 16
+COLUMNS = {"qkv": 48, "out": 16, "gate-up": 32, "down": 16}
+"""Columns of A: rank 16 for each projection of a part."""
 AT, SLOT = 300, 512
 """The position of each lane, and the positions of a slot."""
 SHAPES = {
@@ -94,6 +95,7 @@ def _part(name: str, shape: tuple[int, ...], lanes: int, device: torch.device) -
         "gate-up": (width, 2 * wide),
         "down": (wide, width),
     }[name]
+    columns = COLUMNS[name]
     chance = torch.Generator(device).manual_seed(0)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     like: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -107,8 +109,8 @@ def _part(name: str, shape: tuple[int, ...], lanes: int, device: torch.device) -
     cos, sin = (wave(angles).to(dtype).expand(1, lanes, each) for wave in _WAVES)
     return Part(
         normal(lanes, inputs),
-        [normal(outputs + RANK, inputs, scale=inputs**-0.5) for _ in range(layers)],
-        normal(outputs, RANK, scale=0.1),
+        [normal(outputs + columns, inputs, scale=inputs**-0.5) for _ in range(layers)],
+        normal(outputs, columns, scale=0.1),
         normal(lanes, outputs),
         normal(outputs),
         cos.contiguous(),
@@ -129,7 +131,7 @@ _WAVES = (torch.cos, torch.sin)
 
 def _product(part: Part, w_MK: Tensor) -> Tensor:
     all_BM = part.x_BK @ w_MK.T
-    out_BN, low_BC = torch.split(all_BM, [len(part.b_NC), RANK], dim=1)
+    out_BN, low_BC = torch.split(all_BM, [*part.b_NC.shape], dim=1)
     return out_BN.addmm_(low_BC, part.b_NC.T)
 
 
@@ -175,6 +177,8 @@ def _candidates(name: str, part: Part) -> Iterator[tuple[str, Way]]:
     width = part.x_BK.shape[1]
     on_card = part.x_BK.is_cuda
     splits = (1, 2) if name == "gate-up" else (1, 2, 4, 8)
+    alone = {"splits": 0, "block_m": 0, "block_k": 0, "stages": 0, "warps": 0}
+    yield "S0 M0 K0 stages 0 warps 0: torch's product", _candidate(name, b_CN, alone)
     rows, depths = ((64, 128), (64, 128)) if on_card else ((32,), (32,))
     for each in itertools.product(splits, rows, depths, (3, 4, 5), (4, 8)):
         how = dict(zip(("splits", "block_m", "block_k", "stages", "warps"), each, strict=True))
@@ -191,12 +195,11 @@ def _candidate(name: str, b_CN: Tensor, how: dict[str, int]) -> Way:
     def way(part: Part, w_MK: Tensor) -> Tensor:
         parts = split_product(part.x_BK, w_MK, **how)
         if name == "gate-up":
-            return gated(parts, b_CN, part.x_BK.dtype, block=1024, warps=4)
+            return gated(parts, part.b_NC, part.x_BK.dtype)
         if name == "qkv":
             return heads_to_cache(
-                parts, b_CN, part.cos_1BD, part.sin_1BD, part.keys_SGCD, part.values_SGCD,
+                parts, part.b_NC, part.cos_1BD, part.sin_1BD, part.keys_SGCD, part.values_SGCD,
                 part.slots_B, part.positions_B, heads=part.heads, dtype=part.x_BK.dtype,
-                each=8, warps=4,
             )  # fmt: skip
         return residual_norm(parts, b_CN, part.residual_BN, part.weight_N, 1e-5, 8)[1]
 
