@@ -220,19 +220,35 @@ class _Walk:
 
 def _syntax(broken: yaml.YAMLError, text: str, file: str) -> Mistake:
     if isinstance(broken, yaml.MarkedYAMLError):
-        mark = broken.problem_mark or broken.context_mark
+        problem, mark = _problem(broken)
         line = mark.line + 1 if mark else 1
-        problem = broken.problem or broken.context or "cannot be read"
     else:
         position = getattr(broken, "position", 0)
         line = text.count("\n", 0, position if isinstance(position, int) else 0) + 1
         problem = "holds a control character"
-    # PyYAML describes these two common mistakes in terms of its scanner.
+    return Mistake(Place(line, f"{file}:{line}"), f"is not YAML: {safe_line(problem, 160)}")
+
+
+def _problem(broken: yaml.MarkedYAMLError) -> tuple[str, Any]:
+    """Return (what is wrong, where), common mistakes not in terms of PyYAML's scanner."""
+    problem = broken.problem or broken.context or "cannot be read"
+    context, here, begun = broken.context or "", broken.problem_mark, broken.context_mark
     if "'\\t'" in problem:
         problem = "a tab; YAML is indented with spaces"
     elif problem == "mapping values are not allowed here":
         problem = "a colon where none may stand; is the line indented right, or its text unquoted?"
-    return Mistake(Place(line, f"{file}:{line}"), f"is not YAML: {safe_line(problem, 160)}")
+    elif "unknown escape character" in problem or "expected escape sequence" in problem:
+        problem = "a backslash between double quotes; put the text between single quotes: '\\d+'"
+    elif "quoted scalar" in context and "unexpected end of stream" in problem:
+        return "a quote that is not closed", begun
+    elif "a flow " in context:
+        return "a { or [ that is not closed, or a comma that is missing behind it", begun
+    elif "cannot start any token" in problem:
+        character = problem.removeprefix("found character ").partition(" that ")[0]
+        problem = f"a text that begins with {character}; put it between quotes"
+    elif "expected <block end>" in problem:
+        problem = "text behind a finished value, or a line indented otherwise than those above it"
+    return problem, here or begun
 
 
 NAMELESS = "(an empty name)"
