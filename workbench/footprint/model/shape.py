@@ -53,16 +53,9 @@ MEASURED_FAMILIES = frozenset(
 """model_type of architectures whose predicted peaks in the fused step were compared with peaks that
 cards measured."""
 FUSED_FAMILIES = MEASURED_FAMILIES | {
-    "cwm",
-    "exaone4",
-    "glm4",
-    "granite",
-    "olmo2",
-    "olmo3",
-    "qwen3_5_text",
-    "seed_oss",
+    "cwm", "exaone4", "glm4", "granite", "olmo2", "olmo3", "qwen3_5_text", "seed_oss",
     "smollm3",
-}
+}  # fmt: skip
 """model_type of architectures whose every layer the fused step knows. Others train by PEFT's own
 modules."""
 UNDECODED_FAMILIES = frozenset({"qwen3_5_text"})
