@@ -52,13 +52,14 @@ def test_every_card_gets_a_kernel_and_a_reason() -> None:
     assert "7, 5" in choose_attention(cuda, half, capability=(7, 5)).why
 
 
+@pytest.mark.parametrize("softcap", [None, 0.5])
 @pytest.mark.parametrize("window", [None, 4])
-def test_row_by_row_and_dense_attention_agree(window: int | None) -> None:
+def test_row_by_row_and_dense_attention_agree(window: int | None, softcap: float | None) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(14, 4, 8), torch.randn(14, 2, 8), torch.randn(14, 2, 8)
     more: dict[str, Any] = {"cu": torch.tensor([0, 3, 12, 14, 14]), "max_length": 9, "scale": 0.3}
     loop, dense = (
-        IMPLEMENTATIONS[kind](q, k, v, window=window, softcap=None, **more)
+        IMPLEMENTATIONS[kind](q, k, v, window=window, softcap=softcap, **more)
         for kind in ("loop", "dense")
     )
     torch.testing.assert_close(loop, dense, rtol=1e-5, atol=1e-6)
@@ -69,6 +70,9 @@ def test_attention_refuses_what_it_does_not_know() -> None:
     x, cu = torch.randn(1, 2, 4, 8), torch.tensor([0, 4])
     known: dict[str, Any] = {"cu_seq_lens_q": cu, "max_length_q": 4, "position_ids": cu}
     attend(nn.Module(), x, x, x, None, **known)
-    for more in ({"s_aux": cu}, {"dropout": 0.1}, {"softcap": 50.0}, {"is_causal": False}):
+    for more in ({"s_aux": cu}, {"dropout": 0.1}, {"is_causal": False}):
         with pytest.raises(UnsupportedAttention):
             attend(nn.Module(), x, x, x, None, **known, **more)
+    attend = AttentionInterface()[AttentionChoice(kind="torch", why="").name]
+    with pytest.raises(UnsupportedAttention, match="soft cap"):
+        attend(nn.Module(), x, x, x, None, **known, softcap=50.0)

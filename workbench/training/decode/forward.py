@@ -107,9 +107,15 @@ class FastForward:
         )  # fmt: skip
         self._pass: Pass | None = None
         self._choice = self._choose_attention()
-        if self._choice.kind == "dense" and self.device.type == "cuda":
-            raise CannotFuse(f"{self._choice.why}: it would hold the scores of all pairs of tokens")
-        self.attend_rows = as_attention_function(IMPLEMENTATIONS[self._choice.kind])
+        kind = self._choice.kind
+        if kind == "dense":
+            if self.device.type == "cuda":
+                why = f"{self._choice.why}: it would hold the scores of all pairs of tokens"
+                raise CannotFuse(why)
+            # Over all rows at once, values that overflow in one adapter's row, times weights of 0,
+            # would make every row NaN.
+            kind = "loop"
+        self.attend_rows = as_attention_function(IMPLEMENTATIONS[kind])
         """Attention over concatenated rows, in transformers' form."""
         self._replaced: list[tuple[dict[str, Any], str, Any]] = []
         try:

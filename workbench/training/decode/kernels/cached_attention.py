@@ -81,6 +81,8 @@ def cached_attention_reference(
     back_BC = positions_B[:, None] - torch.arange(longest, device=q_BHD.device)
     seen_BC = (back_BC >= 0) if window is None else (back_BC >= 0) & (back_BC < window)
     scores = scores.masked_fill(~seen_BC[:, None, None], float("-inf"))
+    # What an earlier prompt left there may be infinite or NaN, and times a weight of 0 still NaN.
+    v_BGCD.masked_fill_(~seen_BC[:, None, :, None], 0.0)  # of a copy: indexing made one
     out = torch.einsum("bgjc,bgcd->bgjd", scores.softmax(-1).to(q_BHD.dtype), v_BGCD)
     return out.reshape(q_BHD.shape)
 

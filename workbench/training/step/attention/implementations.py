@@ -103,10 +103,22 @@ def attend_row_by_row(
     q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, *, cu: Tensor, max_length: int, scale: float,
     window: int | None, softcap: float | None,
 ) -> Tensor:  # fmt: skip
-    """Return out_THD by PyTorch's SDPA, one row after another. It reads lengths on the host."""
-    if softcap is not None:
-        raise UnsupportedAttention("SDPA has no soft cap")
+    """Return out_THD by PyTorch's SDPA, one row after another; densely where scores are capped.
+
+    It reads lengths on the host.
+    """
     ends = cu.tolist()  # on a CPU this waits for nothing
+    if softcap is not None:
+        spans = [slice(start, end) for start, end in pairwise(ends) if start < end]
+        return torch.cat(
+            [
+                attend_densely(
+                    q_THD[span], k_TGD[span], v_TGD[span], max_length=max_length, scale=scale,
+                    cu=cu.new_tensor([0, span.stop - span.start]), window=window, softcap=softcap,
+                )
+                for span in spans
+            ]
+        )  # fmt: skip
     k_THD, v_THD = _repeat_heads(k_TGD, q_THD), _repeat_heads(v_TGD, q_THD)
     outs = []
     for start, end in pairwise(ends):
