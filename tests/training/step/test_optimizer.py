@@ -100,6 +100,19 @@ def test_the_loss_scale_divides_out_and_halves_when_it_overflows() -> None:
     assert float(with_scale.scale) == FIRST_SCALE / 2
 
 
+def test_rows_that_overflow_at_any_loss_scale_leave_one_that_fp16_can_hold() -> None:
+    flat = flat_of(layers())
+    optimizer = FlatAdamW(flat, lr=0.01, loss_scaling=True)
+    for seed in range(40):
+        flat.grads[0] = math.inf
+        optimizer.step()
+        fill_grads(flat, seed, float(optimizer.scale))
+        optimizer.step()
+    assert float(optimizer.skipped) == 40
+    gradient = torch.tensor(1e-4, dtype=torch.float16) * optimizer.scale.half()
+    assert float(gradient) == pytest.approx(1e-4, rel=1e-2)
+
+
 def test_the_loss_scale_doubles_after_many_good_steps_and_is_kept_in_the_state() -> None:
     flat = flat_of(layers())
     optimizer = FlatAdamW(flat, lr=0.01, loss_scaling=True)

@@ -3,7 +3,7 @@
 Saves launches and waits: bitsandbytes' optimizers synchronise after each of an 8B adapter's 448
 tensors (30-40 ms a step on a slow host), and clipping over 448 tensors is hundreds of launches;
 here both are about a dozen. Dynamic loss scale: Micikevicius et al. 2018, arXiv 1710.03740, with
-torch.amp's constants.
+torch.amp's constants, and a least scale.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ GROWTH_INTERVAL = 2_000
 """Good steps before the loss scale doubles (torch.amp.GradScaler's default)."""
 FIRST_SCALE = 2.0**16
 """The loss scale at the start (torch.amp.GradScaler's default)."""
+LEAST_SCALE = 1.0
+"""The loss scale is halved no further. Rows that overflow in the forward pass do so at any scale;
+32 of them among 2,000 steps would bring it to 2^-16, where fp16 gradients are 0. (torch.amp's scale
+has no such bound.)"""
 NORM_EPS = 1e-6
 """Added to the norm before clipping, as torch.nn.utils.clip_grad_norm_ does."""
 
@@ -127,6 +131,7 @@ class FlatOptimizer(torch.optim.Optimizer):
             torch._amp_update_scale_(
                 state["scale"], state["good_steps"], bad, 2.0, 0.5, GROWTH_INTERVAL
             )
+            state["scale"].clamp_(min=LEAST_SCALE)
 
     @property
     def learning_rate(self) -> float:
