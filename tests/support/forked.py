@@ -67,6 +67,10 @@ def _run(work: Callable[[], object], env: Mapping[str, str], out: int) -> None:
             os.dup2(out, stream)
         sys.stdout = sys.stderr = open(out, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         os.environ.update(env)
+        if "torch" in sys.modules:
+            # The first use of torch's pool after a fork makes it anew, and two threads that do so
+            # at once find none ("Invalid thread pool!"). transformers loads weights by threads.
+            sys.modules["torch"].set_num_threads(1)
         result = work()
         code = result if isinstance(result, int) else 0
     except BaseException:
