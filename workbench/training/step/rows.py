@@ -195,3 +195,8 @@ def pack_inputs(
             torch.tensor([divisor, seed, counter]),
         ]
     )
+
+
+def row_of_tokens(cu: Tensor, tokens: int) -> Tensor:
+    """Return the number of the row of each token, found on the card from cumulative lengths."""
+    return torch.bucketize(torch.arange(tokens, device=cu.device), cu[1:], right=True)

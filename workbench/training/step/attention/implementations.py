@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.training.step.kernels.attention import ShortRowAttention
+from workbench.training.step.rows import row_of_tokens
 
 Implementation = Callable[..., Tensor]
 
@@ -108,27 +109,21 @@ def attend_row_by_row(
     It reads lengths on the host.
     """
     ends = cu.tolist()  # on a CPU this waits for nothing
-    if softcap is not None:
-        spans = [slice(start, end) for start, end in pairwise(ends) if start < end]
-        return torch.cat(
-            [
-                attend_densely(
-                    q_THD[span], k_TGD[span], v_TGD[span], max_length=max_length, scale=scale,
-                    cu=cu.new_tensor([0, span.stop - span.start]), window=window, softcap=softcap,
-                )
-                for span in spans
-            ]
-        )  # fmt: skip
     k_THD, v_THD = _repeat_heads(k_TGD, q_THD), _repeat_heads(v_TGD, q_THD)
     outs = []
     for start, end in pairwise(ends):
         if end == start:
             continue
-        q_1HQD, k_1HKD, v_1HKD = (
-            tensor[start:end].transpose(0, 1)[None] for tensor in (q_THD, k_THD, v_THD)
-        )
-        banded = window is not None and window < end - start
-        mask = _causal_band(end - start, window, q_THD.device) if banded else None
+        q, k, v = (tensor[start:end] for tensor in (q_THD, k_THD, v_THD))
+        length = end - start
+        if softcap is not None:
+            more: dict[str, Any] = {"cu": cu.new_tensor([0, length]), "max_length": length}
+            out = attend_densely(q, k, v, **more, scale=scale, window=window, softcap=softcap)
+            outs.append(out)
+            continue
+        banded = window is not None and window < length
+        mask = _causal_band(length, window, q_THD.device) if banded else None
+        q_1HQD, k_1HKD, v_1HKD = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
         out_1HQD = nn.functional.scaled_dot_product_attention(
             q_1HQD, k_1HKD, v_1HKD, attn_mask=mask, is_causal=mask is None, scale=scale
         )
@@ -147,8 +142,7 @@ def attend_densely(
     It is the reference of the other implementations' tests.
     """
     tokens = q_THD.shape[0]
-    # The row of each token, found on the card: cu is not read on the host.
-    row_T = torch.bucketize(torch.arange(tokens, device=cu.device), cu[1:], right=True)
+    row_T = row_of_tokens(cu, tokens)
     mask_QK = _causal_band(tokens, window, cu.device) & (row_T[:, None] == row_T[None, :])
     scores_HQK = torch.einsum("qhd,khd->hqk", q_THD, _repeat_heads(k_TGD, q_THD)).float() * scale
     if softcap is not None:

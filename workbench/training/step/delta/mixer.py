@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.footprint.model.linear_attention import DeltaLayers
-from workbench.training.step.delta.rule import RuleChoice, row_of_tokens
+from workbench.training.step.delta.rule import RuleChoice
 from workbench.training.step.kernels import triton_support
 from workbench.training.step.kernels.gated_linear import GatedLinear
 from workbench.training.step.kernels.norm import RmsNorm
@@ -25,6 +25,7 @@ from workbench.training.step.kernels.short_convolution import (
     ShortConvolution,
     short_convolution_reference,
 )
+from workbench.training.step.rows import row_of_tokens
 
 MIXER = "linear_attn"
 """The name of a gated delta layer's mixer in its decoder layer."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from workbench.footprint.model.linear_attention import CHUNK
 from workbench.training.step.kernels.triangular import unit_lower_inverse
+from workbench.training.step.rows import row_of_tokens
 
 EPSILON = 1e-6
 """Added to the squared length of queries and keys, as in flash-linear-attention."""
@@ -162,11 +163,6 @@ class _Rows:
             writes_NC=row_NC == row_NC[:, -1:],
             keeps_N=row_NC[:, -1] == before_N1[:, 0],
         )
-
-
-def row_of_tokens(cu: Tensor, tokens: int) -> Tensor:
-    """Return the number of the row of each token, found on the card from cumulative lengths."""
-    return torch.bucketize(torch.arange(tokens, device=cu.device), cu[1:], right=True)
 
 
 def _unit(x: Tensor) -> Tensor:
