@@ -69,13 +69,18 @@ def test_a_file_is_cut_in_half(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert (tmp_path / "weights").stat().st_size == 50
 
 
+def _arm_by_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, action: str) -> Path:
+    """Return the file that arms POINT with the action."""
+    armed = tmp_path / "fault"
+    armed.write_text(f"{POINT}={action}")
+    monkeypatch.setenv(fault_points.VARIABLE, str(armed))
+    return armed
+
+
 def test_another_thread_that_reads_the_file_meanwhile_reads_what_was_armed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    armed = tmp_path / "fault"
-    armed.write_text(f"{POINT}=raise")
-    monkeypatch.setenv(fault_points.VARIABLE, str(armed))
-    with armed.open() as reading:
+    with _arm_by_a_file(monkeypatch, tmp_path, "raise").open() as reading:
         with pytest.raises(fault_points.InjectedFault):
             fault_points.at(POINT)
         assert fault_points.parse_faults(reading.read()) == {POINT: ("raise", 1)}
@@ -85,9 +90,7 @@ def test_another_thread_that_reads_the_file_meanwhile_reads_what_was_armed(
 def test_a_hold_that_nobody_ends_fails_in_the_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    armed = tmp_path / "fault"
-    armed.write_text(f"{POINT}=hold")
-    monkeypatch.setenv(fault_points.VARIABLE, str(armed))
+    _arm_by_a_file(monkeypatch, tmp_path, "hold")
     monkeypatch.setattr(fault_points, "HOLD_LIMIT_S", 0.0)
     with pytest.raises(fault_points.InjectedFault, match="was not removed"):
         fault_points.at(POINT)

@@ -14,6 +14,7 @@ from workbench.errors import CheckpointError, NotThere
 from workbench.text import safe_line
 
 WEIGHTS = "adapter_model.safetensors"
+"""The name under which PEFT looks for an adapter's weights."""
 _PREFIX = "base_model.model."
 _MATRIX = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight\Z")
 _EXTRA = re.compile(

@@ -54,7 +54,7 @@ class Card:
 
     @property
     def plan_key(self) -> tuple[object, ...]:
-        """What plans depend on: cards with equal keys get the same plans and the same refusals."""
+        """The facts on which plans depend: cards with equal keys get equal plans and refusals."""
         return (self.kind, self.name, self.total_bytes, self.cap_bytes, self.capability)
 
     def to_json(self) -> dict[str, Any]:

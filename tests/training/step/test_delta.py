@@ -47,7 +47,7 @@ def by_transformers(
 )
 @pytest.mark.parametrize("strongest", [0.25, 16.0], ids="decay {}".format)
 def test_states_do_not_pass_from_row_to_row(strongest: float, lengths: list[int]) -> None:
-    """Of 16, that a head of the model class begins with, exp overflows where rows are mixed up."""
+    """A head may begin with a decay of 16 a token; exp of its sum over another row overflows."""
     torch.manual_seed(0)
     tokens = sum(lengths)
     cu = torch.tensor([0, *lengths, 0, 0]).cumsum(0)  # unused entries repeat the end

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 MODULE = "workbench.training.foreground"
 WARM = "warm.json"
-"""The name under which PEFT looks for an adapter's weights."""
 
 
 def train_command(

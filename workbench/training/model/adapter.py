@@ -35,8 +35,6 @@ from workbench.training.model.portable import write_end_ids
 from workbench.training.model.targets import find_targets
 from workbench.training.model.tokenizer import KeptTokenizer
 
-"""The name under which PEFT looks for an adapter's weights."""
-
 
 def add_adapter(base: nn.Module, recipe: Recipe, emit: Emit) -> PeftModel:
     """Return `base` with a new LoRA in fp32, initialised from the recipe's seed.

@@ -16,7 +16,7 @@ pytestmark = needs_triton
 
 @pytest.mark.parametrize("size", [5, 64])
 def test_unit_lower_inverse(size: int) -> None:
-    """What is on the diagonals and above has no meaning."""
+    """The kernel reads nothing on the diagonals and above, where these matrices have numbers."""
     lower = randn(2, 3, size, size) / 4
     got = unit_lower_inverse(lower)
     torch.testing.assert_close(got, unit_lower_inverse_reference(lower), rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""What a row gives the chat template as JSON: tools, the assistant's calls of them, variables.
+"""Reads what a row gives the chat template as JSON: tools, calls of them, and variables.
 
 Formats differ: OpenAI's `tool_calls` with arguments as JSON text, flat `{name, arguments}`, turns
 of a role of their own (`function_call`, `tool_call`). All become one form, in which arguments are

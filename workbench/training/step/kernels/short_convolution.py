@@ -54,11 +54,11 @@ def _convolution_kernel(
     inside = (t < T)[:, None] & (c < C)[None, :]
     row = tl.load(row_T + t, mask=t < T, other=-2)
     y = _convolved(x_TC, filter_CW, row_T, row, t, c, inside, C, W)
-    act, slope = activation_and_slope(y, False)
+    value, slope = activation_and_slope(y, False)
     at = t[:, None] * C + c[None, :]
     if BACKWARD:
-        act = tl.load(dout_TC + at, mask=inside, other=0.0).to(tl.float32) * slope
-    tl.store(out_TC + at, act.to(out_TC.dtype.element_ty), mask=inside)
+        value = tl.load(dout_TC + at, mask=inside, other=0.0).to(tl.float32) * slope
+    tl.store(out_TC + at, value.to(out_TC.dtype.element_ty), mask=inside)
 
 
 @jit
