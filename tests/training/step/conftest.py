@@ -17,7 +17,7 @@ from workbench.training.model.targets import all_linear
 from workbench.training.model.weights import model_loader
 from workbench.training.step import Rows, Step, StepOptions, collate_rows
 from workbench.training.step.kernels import triton_support
-from workbench.training.step.kernels.masks import hashed_mask, keep_mask, keep_scale, mask_keys
+from workbench.training.step.kernels.masks import keep_mask, keep_scale, mask_keys, stacked_mask
 from workbench.training.step.rows import IGNORE, split_examples
 
 SIZES: dict[str, Any] = {
@@ -59,7 +59,7 @@ MORE: dict[str, dict[str, Any]] = {
     "qwen3_5_text": {
         "layer_types": ["linear_attention", "full_attention"],
         "head_dim": 32,
-        "linear_num_value_heads": 4,
+        "linear_num_value_heads": 16,
         "linear_num_key_heads": 2,
         "linear_key_head_dim": 8,
         "linear_value_head_dim": 16,
@@ -133,7 +133,8 @@ def build_model(
         elif "conv1d" in name:  # with less, what is left of queries is mostly rounding
             nn.init.normal_(param, 0.0, 1.0)
     lora = {"target_modules": all_linear(base), **lora}
-    lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, **lora}
+    # With this rank, adapters of a group lie together in the flat buffer and are stacked.
+    lora = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, **lora}
     lora["exclude_modules"] = outside_language_model(base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by an old name
@@ -225,15 +226,15 @@ def with_known_masks(model: PeftModel, step: Step, rows: Rows) -> list[KnownDrop
     hashed = triton_support.is_usable(step.device)
     for group in step._fused.groups:
         for stack in group.stacks:
-            for field, (index, adapter) in enumerate(
+            for at, (index, adapter) in enumerate(
                 zip(stack.members, stack.adapters, strict=True)
             ):
                 if adapter.dropout == 0:
                     continue
                 module: Any = group.projections[index].module
                 shape = (rows.tokens, module.get_base_layer().in_features)
-                if hashed:  # the kernels take three masks from one key
-                    mask = hashed_mask(shape, keys_S2[stack.site], adapter.dropout, field)
+                if hashed:
+                    mask = stacked_mask(shape, keys_S2[stack.site :], adapter.dropout, at)
                 else:
                     mask = keep_mask(shape, keys_S2[adapter.site], adapter.dropout)
                 share = 1 - 1 / keep_scale(adapter.dropout) if hashed else adapter.dropout

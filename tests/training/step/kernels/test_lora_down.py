@@ -24,19 +24,19 @@ from workbench.training.step.kernels.norm import rms_norm
 pytestmark = needs_triton
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("rank", [4, 16, 40])
 @pytest.mark.parametrize("p", [0.0, 0.25])
 def test_low_rank_forward_and_backward(p: float, rank: int, count: int) -> None:
-    keys = mask_keys(torch.tensor(5), torch.tensor(3), torch.arange(1)).to(DEVICE)
+    keys = mask_keys(torch.tensor(5), torch.tensor(3), torch.arange(4)).to(DEVICE)
     x_TK, dx_TK, a_PRK = (
         randn(150, 300),
         randn(150, 300, seed=1),
         randn(count, rank, 300, seed=3),
     )
     dlow_PTR = randn(count, 150, rank, seed=2)
-    want_low = lora_down_reference(x_TK, a_PRK, keys[0], p, 2.0)
-    want_da, more_dx = lora_down_backward_reference(x_TK, dlow_PTR, a_PRK, keys[0], p, 2.0)
+    want_low = lora_down_reference(x_TK, a_PRK, keys, p, 2.0)
+    want_da, more_dx = lora_down_backward_reference(x_TK, dlow_PTR, a_PRK, keys, p, 2.0)
     want_dx = dx_TK + more_dx
     low_PTR = lora_down(x_TK, a_PRK, keys, p, 2.0)
     torch.testing.assert_close(low_PTR, want_low, rtol=1e-4, atol=1e-4)
@@ -58,7 +58,7 @@ def test_low_rank_forward_and_backward(p: float, rank: int, count: int) -> None:
 @pytest.mark.parametrize("p", [0.0, 0.25])
 @pytest.mark.parametrize("kind", ["apart", "halves"])
 def test_low_rank_kernels_through_a_gated_activation(kind: str, p: float, gelu: bool) -> None:
-    keys = mask_keys(torch.tensor(5), torch.tensor(3), torch.arange(1)).to(DEVICE)
+    keys = mask_keys(torch.tensor(5), torch.tensor(3), torch.arange(4)).to(DEVICE)
     both = randn(150, 2 * 300).requires_grad_()
     gate, up = both.chunk(2, 1)
     a_1RK, dlow_1TR, dx_TK = (
@@ -67,8 +67,8 @@ def test_low_rank_kernels_through_a_gated_activation(kind: str, p: float, gelu: 
         randn(150, 300),
     )
     x_TK = gated_linear_reference(gate, up, gelu=gelu)
-    want_low = lora_down_reference(x_TK, a_1RK, keys[0], p, 2.0)
-    want_grad, more = lora_down_backward_reference(x_TK, dlow_1TR, a_1RK, keys[0], p, 2.0)
+    want_low = lora_down_reference(x_TK, a_1RK, keys, p, 2.0)
+    want_grad, more = lora_down_backward_reference(x_TK, dlow_1TR, a_1RK, keys, p, 2.0)
     (want,) = torch.autograd.grad(x_TK, both, dx_TK + more)
     parts = [gate.detach(), up.detach()]
     if kind == "apart":
@@ -86,9 +86,9 @@ def test_low_rank_kernels_through_a_gated_activation(kind: str, p: float, gelu: 
 
 
 @pytest.mark.parametrize("gemma", [False, True])
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [1, 4])
 def test_low_rank_backward_reads_a_norms_input(count: int, gemma: bool) -> None:
-    keys = mask_keys(torch.tensor(5), torch.tensor(3), torch.arange(1)).to(DEVICE)
+    keys = mask_keys(torch.tensor(5), torch.tensor(3), torch.arange(4)).to(DEVICE)
     x_TK, weight_K = randn(150, 300), randn(300, seed=1)
     dlow_PTR, a_PRK = randn(count, 150, 8, seed=2), randn(count, 8, 300, seed=3)
     out_TK, rstd_T = rms_norm(x_TK, weight_K, eps=1e-5, gemma=gemma)

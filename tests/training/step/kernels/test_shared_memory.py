@@ -117,7 +117,7 @@ def assert_fits(compiling: Compiling) -> None:
 
 
 @pytest.mark.parametrize("rank", [16, 32, 128, 256])
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_low_rank_kernels_fit(
     compiling: Compiling, card: tuple[int, torch.dtype], rank: int, count: int
 ) -> None:
@@ -126,7 +126,7 @@ def test_low_rank_kernels_fit(
         torch.empty(*shape, dtype=dtype, device=META)
         for shape in ((2048, 14336), (count, rank, 14336))
     )
-    keys = torch.empty(1, 2, dtype=torch.int64, device=META)
+    keys = torch.empty(count, 2, dtype=torch.int64, device=META)
     low_PTR = lora_down.lora_down(x_TK, a_PRK, keys, 0.05, 2.0)
     more: tuple[Any, ...] = (low_PTR, a_PRK, a_PRK.float(), keys, 0.05, 2.0)
     rows_T, weight_K = (torch.empty(size, device=META) for size in (2048, 14336))

@@ -1,6 +1,6 @@
 """The down-projection of LoRA, low = scaling · dropout(x) @ A^T, forward and backward.
 
-Up to three projections that share an input x (q, k and v; gate and up) are computed in one reading
+Up to four projections that share an input x (q, k and v; gate and up) are computed in one reading
 of x, each with a dropout mask of its own, drawn in registers. Where x is a gated activation or the
 output of a norm, the kernels can make it while they read what it follows from, so that it need not
 be kept or read once more (docs/step.md#remaking-instead-of-keeping).
@@ -18,9 +18,9 @@ from workbench.training.step.kernels.masks import (
     apply_mask,
     drop_threshold,
     dropout_bits,
-    hashed_mask,
     is_kept,
     keep_scale,
+    stacked_mask,
 )
 from workbench.training.step.kernels.norm import normalized_row
 from workbench.training.step.kernels.partial_sums import sum_parts
@@ -31,6 +31,10 @@ from workbench.training.step.kernels.triton_support import (
     pipeline_stages,
     tl,
 )
+
+
+MOST_TOGETHER = 4
+"""Projections of a stack at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,26 +57,26 @@ class NormedInput:
     """Rows are multiplied by 1 + weight instead of weight."""
 
 
-def _dropped(x_TK: Tensor, key_2: Tensor, p: float, field: int) -> Tensor:
-    mask = hashed_mask((x_TK.shape[0], x_TK.shape[1]), key_2, p, field)
+def _dropped(x_TK: Tensor, keys_S2: Tensor, p: float, index: int) -> Tensor:
+    mask = stacked_mask((x_TK.shape[0], x_TK.shape[1]), keys_S2, p, index)
     return x_TK * mask / (1 - p)
 
 
 def lora_down_reference(
-    x_TK: Tensor, a_PRK: Tensor, key_2: Tensor, p: float, scaling: float
+    x_TK: Tensor, a_PRK: Tensor, keys_S2: Tensor, p: float, scaling: float
 ) -> Tensor:
     """Return low_PTR by torch's operations; p has to be a multiple of 1/1,024."""
-    lows = [_dropped(x_TK, key_2, p, field) @ a.T for field, a in enumerate(a_PRK)]
+    lows = [_dropped(x_TK, keys_S2, p, index) @ a.T for index, a in enumerate(a_PRK)]
     return torch.stack(lows) * scaling
 
 
 def lora_down_backward_reference(
-    x_TK: Tensor, dlow_PTR: Tensor, a_PRK: Tensor, key_2: Tensor, p: float, scaling: float
+    x_TK: Tensor, dlow_PTR: Tensor, a_PRK: Tensor, keys_S2: Tensor, p: float, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """Return (the gradient of A, PRK; that of x, TK) by torch's operations."""
     each = list(enumerate(zip(dlow_PTR, a_PRK, strict=True)))
-    grads = [low.T @ _dropped(x_TK, key_2, p, field) for field, (low, _) in each]
-    dx = [_dropped(low @ a, key_2, p, field) for field, (low, a) in each]
+    grads = [low.T @ _dropped(x_TK, keys_S2, p, index) for index, (low, _) in each]
+    dx = [_dropped(low @ a, keys_S2, p, index) for index, (low, a) in each]
     return torch.stack(grads) * scaling, torch.stack(dx).sum(0) * scaling
 
 
@@ -94,7 +98,7 @@ def _lora_down_kernel(
     GATED: tl.constexpr, GELU: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """Write parts[s, p] = (mask_p · x) @ A_p^T over one stretch of K, for up to three p.
+    """Write parts[s, p] = (mask_p · x) @ A_p^T over one stretch of K, for up to four p.
 
     GATED: x is the gate; the input, which is written to `made` as well, is act(x) · up.
     """
@@ -103,11 +107,12 @@ def _lora_down_kernel(
     r = tl.arange(0, BLOCK_R)
     in_t = t < T
     first = split * k_each
-    # Three accumulators with names, because Triton has no lists of tensors; P is a constant, so
+    # Four accumulators with names, because Triton has no lists of tensors; P is a constant, so
     # those that it leaves unused are compiled away.
     low0 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     low1 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     low2 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
+    low3 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     for start in range(first, tl.minimum(first + k_each, K), BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         in_k = (k < K) & (k < first + k_each)
@@ -130,6 +135,11 @@ def _lora_down_kernel(
         if P > 2:
             a2 = a_PRK + 2 * R * K
             low2 += _down_tile(x, bits, a2, k, in_k, r, R, K, 2, THRESHOLD, DROP)
+        if P > 3:
+            # An element's bits serve three masks; the fourth projection has a key of its own.
+            bits = dropout_bits(at, keys + 6, DROP)
+            a3 = a_PRK + 3 * R * K
+            low3 += _down_tile(x, bits, a3, k, in_k, r, R, K, 0, THRESHOLD, DROP)
     inside = in_t[:, None] & (r < R)[None, :]
     to = parts_SPTR + split.to(tl.int64) * P * T * R + t[:, None] * R + r[None, :]
     tl.store(to, low0, mask=inside)
@@ -137,6 +147,8 @@ def _lora_down_kernel(
         tl.store(to + T * R, low1, mask=inside)
     if P > 2:
         tl.store(to + 2 * T * R, low2, mask=inside)
+    if P > 3:
+        tl.store(to + 3 * T * R, low3, mask=inside)
 
 
 def lora_down(
@@ -149,13 +161,14 @@ def lora_down(
     gated: GatedInput | None = None,
     made_TK: Tensor | None = None,
 ) -> Tensor:
-    """Return low_PTR = scaling · dropout_p(x) @ A_p^T for up to three projections; x is read once.
+    """Return low_PTR = scaling · dropout_p(x) @ A_p^T for MOST_TOGETHER projections or fewer.
 
-    `keys` begins with the two keys that the projections' masks share. With `gated`, x is the gate;
+    x is read once. `keys` begins with the two keys of each projection's mask (stacked_mask). With `gated`, x is the gate;
     the projections' input is made here and written to `made_TK`.
     """
     assert x_TK.numel() < 2**31  # the masks' elements are numbered in 32 bits
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
+    assert count <= MOST_TOGETHER
     # 264 programs are two for each of an H100's 132 multiprocessors. Blocks and programs were
     # chosen by measuring Llama 8B's shapes (docs/notes/2026-11-26-step.md, 2026-11-27-step.md).
     block_r = max(16, next_power_of_two(rank))
@@ -215,7 +228,7 @@ def _lora_down_backward_kernel(
 ):  # fmt: skip
     """Write da[s, p] = dlow_p^T @ (mask_p · x) over one stretch of T, and the input's gradient.
 
-    dx (+)= the sum over p of mask_p · (dlow_p @ A_p) · SCALE. x is read once for up to three p. da
+    dx (+)= the sum over p of mask_p · (dlow_p @ A_p) · SCALE. x is read once for up to four p. da
     still lacks SCALE, which is scaling / (1 - dropout).
     GATED: x is the gate and the input act(gate) · up; dx is only read, and gate and up become their
     gradients. NORMED: the input is a norm's output, and x the norm's input.
@@ -227,6 +240,7 @@ def _lora_down_backward_kernel(
     da0 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
     da1 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
     da2 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
+    da3 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
     # The norm's weights of these columns serve all rows of the loop.
     if NORMED:
         w = tl.load(weight_K + k, mask=in_k, other=0.0)[None, :]
@@ -267,6 +281,13 @@ def _lora_down_backward_kernel(
             )  # fmt: skip
             da2 += part
             dx += more
+        if P > 3:
+            part, more = _down_tile_backward(
+                x, dropout_bits(at, keys + 6, DROP), dlow_PTR + 3 * T * R, a_PRK + 3 * R * K,
+                t, in_t, k, in_k, r, R, K, 0, SCALE, THRESHOLD, DROP, HAS_DX,
+            )  # fmt: skip
+            da3 += part
+            dx += more
         if ADD_DX:
             dx += tl.load(dx_TK + at, mask=inside, other=0.0).to(tl.float32)
         if GATED:
@@ -282,6 +303,8 @@ def _lora_down_backward_kernel(
         tl.store(to + R * K, da1, mask=inside)
     if P > 2:
         tl.store(to + 2 * R * K, da2, mask=inside)
+    if P > 3:
+        tl.store(to + 3 * R * K, da3, mask=inside)
 
 
 def lora_down_backward(
@@ -300,9 +323,9 @@ def lora_down_backward(
 ) -> None:
     """Write A's gradient to `grad_PRK` and the low-rank path's share of dx to `dx_TK`.
 
-    `add` and `add_dx` add to them instead. x is read once for up to three projections, and no mask
-    is stored. `keys` begins with the two keys that the projections share. `dx_TK` may be x itself,
-    unless it is added to.
+    `add` and `add_dx` add to them instead. x is read once for all projections, and no mask is
+    stored. `keys` begins with the two keys of each one's mask. `dx_TK` may be x itself, unless it
+    is added to.
 
     With `made`, x is the gate or the norm's input, and the projections' input is made here. With a
     gate, `dx_TK` is only read, and x and up become their gradients.
@@ -310,6 +333,7 @@ def lora_down_backward(
     Deterministic: parts of T are summed in a second launch, never by atomic additions.
     """
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
+    assert count <= MOST_TOGETHER
     gated = made if isinstance(made, GatedInput) else None
     normed = made if isinstance(made, NormedInput) else None
     block_r = max(16, next_power_of_two(rank))

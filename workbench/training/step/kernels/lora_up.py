@@ -32,22 +32,23 @@ def lora_up_backward_reference(
 
 @jit
 def _lora_up_backward_kernel(
-    dy_TN, low_PTR, b_NR, grad_SNR, dlow_STR, T, N, R, dy_stride, end0, end1, rows_each,
+    dy_TN, low_PTR, b_NR, grad_SNR, dlow_STR, T, N, R, dy_stride, end0, end1, end2, rows_each,
     ADD: tl.constexpr, DLOW: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Write grad_B (+)= dy^T @ low in fp32 and, with DLOW, this block's share of dlow = dy @ B.
 
-    dy is read once for both. `low` carries the adapter's scaling already. end0 and end1 are where
-    the outputs of the first and of the second projection end.
+    dy is read once for both. `low` carries the adapter's scaling already. end0 to end2 are where
+    the outputs of the first three projections end.
     """
     block, split = tl.program_id(0), tl.program_id(1)
     n = block * BLOCK_N + tl.arange(0, BLOCK_N)
     r = tl.arange(0, BLOCK_R)
     in_n, in_r = n < N, r < R
     inside = in_n[:, None] & in_r[None, :]
-    # The projection that these outputs belong to: 0, 1 or 2 ends lie before them.
-    low_PTR += ((block * BLOCK_N >= end0).to(tl.int64) + (block * BLOCK_N >= end1)) * T * R
+    # The projection that these outputs belong to: so many ends lie before them.
+    at_n = block * BLOCK_N
+    low_PTR += ((at_n >= end0).to(tl.int64) + (at_n >= end1) + (at_n >= end2)) * T * R
     dlow_STR += block.to(tl.int64) * T * R
     # B's block serves all rows of the loop.
     if DLOW:
@@ -76,7 +77,7 @@ def lora_up_backward(
 ) -> Tensor:
     """Write (with `add`: add) B's gradient in fp32 to `grad_NR`, and return dlow_PTR = dy @ B.
 
-    Up to three projections, whose B lie below each other. One launch serves them where their dy lie
+    Up to four projections, whose B lie below each other. One launch serves them where their dy lie
     beside each other in memory, else one each. Up to rank 32 both products come from one reading
     of dy.
     """
@@ -110,7 +111,7 @@ def lora_up_backward(
     dlow_STR = grad_NR.new_empty(blocks, tokens, rank) if few else grad_NR
     _lora_up_backward_kernel[(blocks, parts)](
         dy_TN, low_PTR, b_NR, grad_SNR, dlow_STR, tokens, width, rank, dy_TN.stride(0),
-        ends[0], ends[min(1, len(ends) - 1)], rows_each, add and parts == 1, few,
+        *(*ends, ends[-1], ends[-1])[:3], rows_each, add and parts == 1, few,
         block_t, block_n, max(16, next_power_of_two(rank)), num_stages=pipeline_stages(dy_TN, 3),
     )  # fmt: skip
     if parts > 1:

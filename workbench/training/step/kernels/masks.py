@@ -25,6 +25,7 @@ GOLDEN = 0x9E3779B9
 STEPS = 1 << 10
 """Values that ten bits have. An element's 30 random bits serve three masks, so three projections
 that share an input take one mixing; hence a kernel's dropout is a multiple of 1/1,024."""
+MASKS_OF_A_KEY = 3
 
 
 def mix_32_bits(x: Tensor) -> Tensor:
@@ -98,6 +99,15 @@ def hashed_mask(shape_TD: tuple[int, int], key_2: Tensor, p: float, field: int =
     # The stride has to be odd, so that the sequence runs through all 32-bit numbers.
     bits = mix_32_bits_once((element * (key_2[1] | 1) + key_2[0]) & LOW_32)
     return (bits >> (10 * field) & (STEPS - 1) >= drop_threshold(p)).view(tokens, width)
+
+
+def stacked_mask(shape_TD: tuple[int, int], keys_S2: Tensor, p: float, index: int) -> Tensor:
+    """Return the mask_TD of projection `index` of a stack, whose keys come first in keys_S2.
+
+    Three share the key of the first of them; a fourth has its own.
+    """
+    field = index % MASKS_OF_A_KEY
+    return hashed_mask(shape_TD, keys_S2[index - field], p, field)
 
 
 def apply_dropout(x_TD: Tensor, key_2: Tensor, p: float) -> Tensor:

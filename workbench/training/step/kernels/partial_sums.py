@@ -18,13 +18,13 @@ from workbench.training.step.kernels.triton_support import (
 
 @jit
 def _sum_parts_kernel(
-    parts, out, count, END0, END1, END2, SCALE: tl.constexpr, ADD: tl.constexpr,
+    parts, out, count, END0, END1, END2, END3, SCALE: tl.constexpr, ADD: tl.constexpr,
     TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write out[p] (+)= SCALE · the sum of its parts; those of output p end at END_p."""
     p = tl.program_id(1)
-    first = tl.where(p == 0, 0, tl.where(p == 1, END0, END1))
-    end = tl.where(p == 0, END0, tl.where(p == 1, END1, END2))
+    first = tl.where(p == 0, 0, tl.where(p == 1, END0, tl.where(p == 2, END1, END2)))
+    end = tl.where(p == 0, END0, tl.where(p == 1, END1, tl.where(p == 2, END2, END3)))
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     total = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -45,7 +45,7 @@ def sum_parts(
 ) -> Tensor:
     """Write `scaling` times the sum over the first dimension of `parts` to `out`, and return it.
 
-    `out` may consist of up to three outputs one behind the other; `ends` then says where the parts
+    `out` may consist of up to four outputs one behind the other; `ends` then says where the parts
     of each but the last one end. With `add`, out is added to instead of overwritten.
     """
     count, most = out.numel() // (len(ends) + 1), parts.shape[0]
@@ -53,6 +53,6 @@ def sum_parts(
     tile = min(16, next_power_of_two(most))
     block = 1024 // tile
     _sum_parts_kernel[(ceil_div(count, block), len(ends) + 1)](
-        parts, out, count, *(*ends, most, most, most)[:3], scaling, add, tile, block
+        parts, out, count, *(*ends, most, most, most, most)[:4], scaling, add, tile, block
     )
     return out
