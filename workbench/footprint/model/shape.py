@@ -47,14 +47,13 @@ OWN_DROPOUTS = ("attention_dropout", "resid_pdrop", "residual_dropout")
 MEASURED_FAMILIES = frozenset(
     {
         "gemma2", "gemma3_text", "gemma4_text", "gemma4_unified_text", "llama", "ministral3",
-        "mistral", "phi3", "qwen2", "qwen3",
+        "mistral", "phi3", "qwen2", "qwen3", "qwen3_5_text",
     }
 )  # fmt: skip
 """model_type of architectures whose predicted peaks in the fused step were compared with peaks that
 cards measured."""
 FUSED_FAMILIES = MEASURED_FAMILIES | {
-    "cwm", "exaone4", "glm4", "granite", "olmo2", "olmo3", "qwen3_5_text", "seed_oss",
-    "smollm3",
+    "cwm", "exaone4", "glm4", "granite", "olmo2", "olmo3", "seed_oss", "smollm3",
 }  # fmt: skip
 """model_type of architectures whose every layer the fused step knows. Others train by PEFT's own
 modules."""
