@@ -1,7 +1,7 @@
 """Random faults in every process of ours, for as long as asked: `python benchmarks/soak.py`.
 
-A real engine on two CPU cards, or with `--gpus` on the machine's own, trains short trials on the
-demo model, one experiment after another.
+A real engine on two CPU cards trains short trials on the demo model, one experiment after another;
+with `--gpus` on the machine's own cards, with random weights of a 1B's shape.
 Meanwhile, at random moments, one process or two are killed, ended by SIGTERM, or frozen for a
 while (SIGSTOP): a worker, the loop, the keeper, the card sampler, a preparation, each of Ray's own,
 or all of them (a reboot). Ray's session folder is removed; the disk fills up while the loop
@@ -41,7 +41,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from cards_lab import card_bytes
+from cards_lab import card_bytes, shaped_model
 
 from tests.support.sound import newest_event, of_home, sound
 from tests.support.waiting import wait_for
@@ -55,6 +55,10 @@ from workbench.trial import State
 
 STEPS = 240
 STEPS_ON_GPU = 600
+GPU_SHAPE = "llama-3.2-1b"
+"""A model whose base takes seconds to load: for that long, memory can be taken from a worker that
+has its context and needs more."""
+TWO_ON_GPU = "{parameters: {train.learning_rate: [0.0001, 0.0002]}}"
 UNFINISHED = 4
 """Trials that wait or run at any time."""
 SETTLE_S = 900.0
@@ -102,16 +106,21 @@ Without torch its context is there sooner than what a trial allocates."""
 OUT_OF_MEMORY = """
 select t.experiment from attempts a join trials t on t.id = a.trial where a.cause = 'out_of_memory'
 """
+TAKEN_AWAY = "select id from attempts where cause in ('out_of_memory', 'card_memory')"
 
 
 class Soak:
     """The faults, the person who puts right what a person has to, and the watch on progress."""
 
-    def __init__(self, whole: Whole, seed: int, disk: Path | None, *, gpus: bool) -> None:
+    def __init__(self, whole: Whole, seed: int, disk: Path | None, model: Path | None) -> None:
         self.whole = whole
         self.disk = disk
-        self.gpus = gpus
-        self.steps = STEPS_ON_GPU if gpus else STEPS
+        self.gpus = model is not None
+        self.steps = STEPS_ON_GPU if model else STEPS
+        settings = [f"train.max_steps={self.steps}", "train.save_every=4"]
+        if model:
+            settings += [f"model.name={model}", "lora.rank=4", "train.save_every=16"]
+        self.recipe = short_recipe(*settings, sweep=TWO_ON_GPU if model else TWO)
         self.dice = random.Random(seed)
         self.kills: Counter[str] = Counter()
         self.stuck = 0
@@ -255,7 +264,7 @@ class Soak:
     def out_of_memory(self) -> int:
         """Return how many attempts ran out of a card's memory."""
         reader = self.whole.service.reader()
-        return len(reader.db.execute(OUT_OF_MEMORY).fetchall()) if reader else 0
+        return len(reader.db.execute(TAKEN_AWAY).fetchall()) if reader else 0
 
     def fill_disk(self) -> str:
         """Fill the disk to its last byte, kill the loop, and give the room back later."""
@@ -319,8 +328,7 @@ class Soak:
         missing = UNFINISHED - len([t for t in self.whole.tuned() if not t.state.final])
         waiting = [e for e in self.whole.service.snapshot().experiments if e.state == "preparing"]
         if missing >= 2 and not waiting:
-            recipe = short_recipe(f"train.max_steps={self.steps}", "train.save_every=4", sweep=TWO)
-            self.whole.obeyed(self.whole.service.submit(recipe))
+            self.whole.obeyed(self.whole.service.submit(self.recipe))
 
     def at_its_limit(self) -> bool:
         """Return True where a running trial was lost twice without a checkpoint: a third time would
@@ -462,6 +470,7 @@ def main() -> int:
     before = card_bytes() if asked.gpus else {}
     if asked.gpus and not before:
         parser.error("--gpus: this machine has no GPU that NVIDIA's driver reports")
+    model = shaped_model(GPU_SHAPE) if asked.gpus else None
     with ExitStack() as stack:
         folder = asked.home or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-"))
@@ -471,7 +480,7 @@ def main() -> int:
         config = 'guards = {disk_floor = "16MiB", ballast = "8MiB"}\n'
         cards = {"WORKBENCH_CARDS": ""} if asked.gpus else {}
         whole = stack.enter_context(whole_engine(folder, config, **cards))
-        soak = Soak(whole, asked.seed, disk, gpus=asked.gpus)
+        soak = Soak(whole, asked.seed, disk, model)
         soak.run(asked.minutes)
         lost = soak.finish()
         trials = whole.service.snapshot().trials

@@ -31,7 +31,7 @@ def cramped(tmp_path: Path) -> Iterator[MakeBench]:
     made: list[Bench] = []
 
     def make(holds: dict[str, int], *cards: dict[str, object]) -> Bench:
-        CrampedWorker.holds, CrampedWorker.ran = holds, []
+        CrampedWorker.holds, CrampedWorker.ran, CrampedWorker.taken = holds, [], 0
         made.append(make_bench(tmp_path, list(cards), WORKER))
         return made[-1]
 
@@ -64,6 +64,21 @@ def test_a_trial_that_runs_out_goes_on_from_its_checkpoint_with_half_the_rows(
     assert second.plan["micro_steps"] == 2
     assert second.from_step == 2
     assert second.plan["buckets"]["activations"] < first.plan["buckets"]["activations"]
+
+
+def test_memory_that_other_programs_took_changes_no_plan(cramped: MakeBench) -> None:
+    bench = cramped({}, cpu_card(0))
+    CrampedWorker.taken = MOST_WAITS - 1
+    bench.submit(recipe(train=TRAIN, sweep={"parameters": {"train.seed": [1, 2]}}))
+    first, second = (trial.id for trial in bench.trials() if trial.kind == "tune")
+    assert bench.until(State.DONE, first).attempts == MOST_WAITS
+    assert bench.until(State.DONE, second).attempts == 1
+    attempts = bench.store.attempts(first)
+    assert [one.cause for one in attempts] == ["card_memory"] * (MOST_WAITS - 1) + [""]
+    assert {rows_at_once(one) for one in [*attempts, *bench.store.attempts(second)]} == {4}
+    found = [event for event in bench.store.events(trial=first) if event.kind == "card-memory"]
+    assert len(found) == MOST_WAITS - 1
+    assert "it goes on from the start" in found[0].text
 
 
 def test_every_fallback_is_a_move_and_an_event_with_its_reason(cramped: MakeBench) -> None:
@@ -163,7 +178,8 @@ def test_a_trial_that_takes_less_does_not_begin_at_the_step_of_one_that_takes_mo
 
 
 @pytest.mark.parametrize(
-    ("cause", "most"), [("out_of_memory", MOST_FALLBACKS), ("host_memory", MOST_WAITS)]
+    ("cause", "most"),
+    [("out_of_memory", MOST_FALLBACKS), ("card_memory", MOST_WAITS), ("host_memory", MOST_WAITS)],
 )
 def test_so_many_in_a_row_are_the_end_whatever_steps_are_left(
     cramped: MakeBench, cause: str, most: int

@@ -49,6 +49,22 @@ def test_out_of_memory_names_what_the_plan_had_predicted(tmp_path: Path) -> None
     assert "3.0 GiB" in found.reason
 
 
+@pytest.mark.parametrize(
+    ("room_bytes", "cause"),
+    [(None, "out_of_memory"), (3 << 30, "out_of_memory"), (2_700 << 20, "out_of_memory"),
+     (2 << 30, "card_memory"), (0, "card_memory")],
+)  # fmt: skip
+def test_a_card_that_offers_less_than_was_planned_is_not_the_plans_fault(
+    room_bytes: int | None, cause: str, tmp_path: Path
+) -> None:
+    found = classify(
+        OutOfMemoryError(), folder=tmp_path, predicted_bytes=3 << 30, room_bytes=room_bytes
+    )
+    assert found.cause == cause
+    if cause == "card_memory":
+        assert f"other programs left {room_bytes / 2**30:.1f} GiB" in found.reason  # type: ignore[operator]
+
+
 def test_foreign_text_in_a_failure_is_made_harmless(tmp_path: Path) -> None:
     found = classify(ValueError("\x1b[2Jboo\nline"), folder=tmp_path, predicted_bytes=0)
     assert found.reason == "ValueError: boo line"

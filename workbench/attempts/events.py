@@ -54,6 +54,9 @@ class FailureCause(StrEnum):
     MODEL = "model"
     OUT_OF_MEMORY = "out_of_memory"
     """The card had too few bytes; the trial takes the next out-of-memory fallback."""
+    CARD_MEMORY = "card_memory"
+    """Other programs held memory of the card that the plan counts on; the trial is tried again
+    unchanged."""
     HOST_MEMORY = "host_memory"
     """The machine's own memory was too full; the trial is tried again unchanged."""
     DISK_FULL = "disk_full"

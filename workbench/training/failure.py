@@ -40,6 +40,11 @@ _POISONED = re.compile(
 call finds no memory they report "not initialised", and keep reporting it."""
 
 
+TAKEN_BYTES = 512 << 20
+"""By how many bytes less than predicted a card must offer to call it other programs' doing. A CUDA
+context may be so much larger than a plan assumes."""
+
+
 class CardLost(EngineError):
     """The CUDA context is broken; this process can run nothing on the card again."""
 
@@ -109,15 +114,26 @@ def classify(
     folder: Path,
     predicted_bytes: int,
     peak_bytes: int | None = None,
+    room_bytes: int | None = None,
     when: str = "",
 ) -> Failure:
     """Return the failure for `error` of an attempt whose trial lives in `folder`.
 
-    `when` names the phase for the message, for example "training at step 7". A WorkbenchError keeps
-    its words and hint; what nobody foresaw is a "bug", whose traceback lies in the attempt's
-    folder.
+    `when` names the phase for the message, for example "training at step 7". `room_bytes` are what
+    the process held of its card or could get when it failed; None where that is not known. A
+    WorkbenchError keeps its words and hint; what nobody foresaw is a "bug", whose traceback lies in
+    the attempt's folder.
     """
     if is_out_of_memory(error):
+        if room_bytes is not None and room_bytes + TAKEN_BYTES < predicted_bytes:
+            return Failure(
+                FailureCause.CARD_MEMORY,
+                f"out of memory{f' in {when}' if when else ''}: other programs left "
+                f"{room_bytes / 2**30:.1f} GiB of the card, {predicted_bytes / 2**30:.1f} GiB "
+                "predicted",
+                "`workbench cards` names the programs on the card; the trial is tried again as soon "
+                "as they leave room",
+            )
         taken = f"; {peak_bytes / 2**30:.1f} GiB were taken" if peak_bytes else ""
         return Failure(
             FailureCause.OUT_OF_MEMORY,

@@ -57,7 +57,8 @@ def run_attempt(
             raise failure.CardLost(lost, hint="it is tried again in a new process") from error
         end = _failed(error, assignment, control, meter)
         _forget_frames(error)
-        if end.cause == FailureCause.OUT_OF_MEMORY:  # the next attempt needs an empty card
+        if end.cause in (FailureCause.OUT_OF_MEMORY, FailureCause.CARD_MEMORY):
+            # The next attempt needs an empty card.
             resident.release()
         gc.collect()
     if end.outcome is Outcome.YIELDED:  # the card is asked for
@@ -88,6 +89,7 @@ def _failed(error: Exception, given: Assignment, control: Control, meter: Meter)
         folder=Path(given.trial_folder),
         predicted_bytes=int(given.plan["predicted_bytes"]),
         peak_bytes=meter.peak_bytes(),
+        room_bytes=meter.room_bytes() if failure.is_out_of_memory(error) else None,
         when=when,
     )
     return AttemptEnd(

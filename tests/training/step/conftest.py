@@ -226,9 +226,7 @@ def with_known_masks(model: PeftModel, step: Step, rows: Rows) -> list[KnownDrop
     hashed = triton_support.is_usable(step.device)
     for group in step._fused.groups:
         for stack in group.stacks:
-            for at, (index, adapter) in enumerate(
-                zip(stack.members, stack.adapters, strict=True)
-            ):
+            for at, (index, adapter) in enumerate(zip(stack.members, stack.adapters, strict=True)):
                 if adapter.dropout == 0:
                     continue
                 module: Any = group.projections[index].module

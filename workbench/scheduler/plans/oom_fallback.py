@@ -16,7 +16,9 @@ MOST_FALLBACKS = 24
 """Attempts in a row that may run out of memory. After them a trial fails even where fallback steps
 are left, because something else must be wrong."""
 MOST_WAITS = 6
-"""The same for attempts that ended because the machine itself had no memory left."""
+"""The same for attempts that ended because other programs held the card's memory, or because the
+machine itself had none left."""
+_CAUSES = (FailureCause.OUT_OF_MEMORY, FailureCause.CARD_MEMORY, FailureCause.HOST_MEMORY)
 
 
 def fallback_steps(context: TickContext, experiment: int) -> tuple[FallbackStep, ...]:
@@ -45,7 +47,7 @@ def state_after(context: TickContext, trial: TrialRow, end: AttemptEnd) -> tuple
     Returns None where its attempt ended for another cause. Writes an event where the trial is
     queued again.
     """
-    if end.cause not in (FailureCause.OUT_OF_MEMORY, FailureCause.HOST_MEMORY):
+    if end.cause not in _CAUSES:
         return None
     tries = context.store.attempts(trial.id)
     in_a_row = len(list(takewhile(lambda attempt: attempt.cause == end.cause, reversed(tries))))

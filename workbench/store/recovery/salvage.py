@@ -24,7 +24,12 @@ from workbench.trial import DesiredState, Kind, State
 Rows = dict[str, dict[Any, dict[str, Any]]]
 RESOLVED = ("model.precision", "train.optimizer", "evaluate.batch_size")
 """Settings that are decided once for all trials of an experiment."""
-GOES_ON = (FailureCause.OUT_OF_MEMORY, FailureCause.HOST_MEMORY, FailureCause.DISK_FULL)
+GOES_ON = (
+    FailureCause.OUT_OF_MEMORY,
+    FailureCause.CARD_MEMORY,
+    FailureCause.HOST_MEMORY,
+    FailureCause.DISK_FULL,
+)
 """Causes of a failed attempt after which its trial waits for another attempt."""
 
 

@@ -56,6 +56,17 @@ class Meter:
             return int(torch.cuda.max_memory_reserved()) + self.context_bytes
         return resident_bytes()
 
+    def room_bytes(self) -> int | None:
+        """Return the bytes that this process holds on the card or could still get, its context
+        included; None on a CPU card.
+        """
+        if self.card.kind != "cuda":
+            return None
+        import torch
+
+        free, _ = torch.cuda.mem_get_info()
+        return int(torch.cuda.memory_reserved()) + free + self.context_bytes
+
     def release(self) -> None:
         """Return the allocator's cached blocks to the card."""
         if self.card.kind == "cuda":

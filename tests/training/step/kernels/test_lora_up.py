@@ -12,7 +12,9 @@ pytestmark = needs_triton
 
 
 @pytest.mark.parametrize("rank", [5, 40])
-@pytest.mark.parametrize("sizes", [(96,), (9000,), (128, 64), (512, 256, 256), (96, 40), (256, 128, 32, 40)])
+@pytest.mark.parametrize(
+    "sizes", [(96,), (9000,), (128, 64), (512, 256, 256), (96, 40), (256, 128, 32, 40)]
+)
 @pytest.mark.parametrize("lie", ["beside", "apart", "turned"])
 def test_backward_of_b(lie: str, sizes: tuple[int, ...], rank: int) -> None:
     dys, low_PTR = (
