@@ -5,8 +5,10 @@ launch: its own path takes three launches a weight. The values are the same bit 
 bitsandbytes' functional.dequantize_4bit is the reference of the test.
 """
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from workbench.training.step.kernels.triton_support import ceil_div, jit, tl
@@ -48,15 +50,27 @@ def _nf4_dequantize_kernel(
     tl.store(out + to, both.to(out.dtype.element_ty), mask=inside[:, None])
 
 
+def is_dequantizable(state: Any) -> bool:
+    """Return whether the kernel reads a weight with this QuantState of bitsandbytes.
+
+    It reads double-quantised NF4 in whole blocks: of a last block that is cut short it would write
+    behind the weight.
+    """
+    whole: bool = math.prod(state.shape) % state.blocksize == 0
+    return whole and bool(state.nested) and state.quant_type == "nf4"
+
+
 def nf4_dequantize(packed: Tensor, state: Any, out: Tensor) -> Tensor:
-    """Fill `out` with the weight of a double-quantised NF4 tensor, in out's dtype, and return it.
+    """Fill `out` with a weight for which is_dequantizable() is True, in its dtype, and return it.
 
     `state` is bitsandbytes' QuantState. Reads half a byte a weight and writes two: at the limit of
     the card's memory bandwidth, so unpacking can only become rarer, not faster.
     """
+    assert is_dequantizable(state)
     scales, each = state.absmax, 32
     _nf4_dequantize_kernel[(ceil_div(scales.numel(), each),)](
-        packed, scales, state.state2.code, state.state2.absmax, state.offset, state.code, out,
+        packed.view(torch.uint8),  # published weights may be stored as another type
+        scales, state.state2.code, state.state2.absmax, state.offset, state.code, out,
         scales.numel(), state.blocksize // 2, state.state2.blocksize, each, num_warps=2,
     )  # fmt: skip
     return out

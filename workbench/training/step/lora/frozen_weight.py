@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.training.step.kernels import triton_support
-from workbench.training.step.kernels.nf4 import nf4_dequantize
+from workbench.training.step.kernels.nf4 import is_dequantizable, nf4_dequantize
 
 
 class Workspace:
@@ -90,7 +90,7 @@ class FrozenWeight:
     def _dequantise(self, out: Tensor) -> Tensor:
         """Return the weight: in `out` by our kernel, in new memory by bitsandbytes."""
         packed, state = self._weight.data, self._state
-        if triton_support.is_usable(packed.device) and state.nested and state.quant_type == "nf4":
+        if triton_support.is_usable(packed.device) and is_dequantizable(state):
             return nf4_dequantize(packed, state, out)
         return _bitsandbytes_dequantise(packed, state, self._dtype)
 
