@@ -12,17 +12,20 @@ from workbench.training.step.kernels.lora_up import join_columns
 pytestmark = needs_triton
 
 
-@pytest.mark.parametrize("width", [16, 24, 72])
+@pytest.mark.parametrize(("width", "heads", "groups"), [(16, 4, 2), (24, 3, 3), (72, 7, 1)])
 @pytest.mark.parametrize("window", [None, 20])
 @pytest.mark.parametrize("softcap", [None, 2.0])
-def test_attention_in_short_rows(softcap: float | None, window: int | None, width: int) -> None:
+def test_attention_in_short_rows(
+    softcap: float | None, window: int | None, width: int, heads: int, groups: int
+) -> None:
     cu = torch.tensor([0, 70, 72, 150, 151, 151], device=DEVICE)
-    parts = randn(151, 8 * width).requires_grad_()  # as they come out of one product
+    widths = [heads * width, groups * width, groups * width]
+    parts = randn(151, sum(widths)).requires_grad_()  # as they come out of one product
     q_THD, k_TGD, v_TGD = (
         x.view(151, -1, width)
-        for x in parts.split([4 * width, 2 * width, 2 * width], dim=1)  # type: ignore[no-untyped-call]
+        for x in parts.split(widths, dim=1)  # type: ignore[no-untyped-call]
     )
-    grad = randn(151, 4, width, seed=1)
+    grad = randn(151, heads, width, seed=1)
     scale = width**-0.5
     want = IMPLEMENTATIONS["dense"](
         q_THD, k_TGD, v_TGD, cu=cu, max_length=78, scale=scale, window=window, softcap=softcap

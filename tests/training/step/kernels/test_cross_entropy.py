@@ -11,11 +11,13 @@ from workbench.training.step.kernels.cross_entropy import cross_entropy, cross_e
 pytestmark = needs_triton
 
 
+@pytest.mark.parametrize("vocabulary", [200, 20_001])
 @pytest.mark.parametrize("softcap", [None, 3.0])
-def test_cross_entropy(softcap: float | None) -> None:
+def test_cross_entropy(softcap: float | None, vocabulary: int) -> None:
+    """A larger vocabulary is read in several blocks."""
     logits, targets = (
-        randn(6, 200) * 4,
-        torch.tensor([3, -100, 199, 0, -100, 7], device=DEVICE),
+        randn(6, vocabulary) * 4,
+        torch.tensor([3, -100, vocabulary - 1, 0, -100, vocabulary // 2], device=DEVICE),
     )
     factor = torch.tensor(0.25, device=DEVICE)
     want_nll, want_grad = cross_entropy_reference(logits, targets, factor, softcap, -100)

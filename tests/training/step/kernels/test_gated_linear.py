@@ -13,12 +13,14 @@ pytestmark = needs_triton
 
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("kind", ["apart", "chunked", "one"])
-def test_gated_linear(gelu: bool, kind: str) -> None:
-    both = randn(1, 11, 2 * 80).requires_grad_()
+@pytest.mark.parametrize("width", [80, 2100])
+def test_gated_linear(width: int, kind: str, gelu: bool) -> None:
+    """A wider row is computed in several blocks."""
+    both = randn(1, 11, 2 * width).requires_grad_()
     gate, up = both.chunk(2, -1)
     if kind == "apart":
         gate, up = gate.contiguous(), up.contiguous()
-    dy = randn(1, 11, 80, seed=2)
+    dy = randn(1, 11, width, seed=2)
     want_out = gated_linear_reference(gate, up, gelu=gelu)
     (want,) = torch.autograd.grad(want_out, both, dy, retain_graph=True)
     pair = (both * 1, None) if kind == "one" else (gate, up)

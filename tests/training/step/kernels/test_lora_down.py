@@ -24,17 +24,24 @@ from workbench.training.step.kernels.norm import rms_norm
 pytestmark = needs_triton
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-@pytest.mark.parametrize("rank", [4, 16, 40])
+SHAPES = [(rank, count, 150, 300) for rank in (4, 16, 40) for count in (1, 2, 3, 4)]
+"""Rank, projections, tokens and width."""
+SHAPES += [(16, 3, 70, 1100), (200, 2, 40, 70)]
+"""More columns than one program of the forward kernel takes, and smaller blocks in fp32."""
+
+
+@pytest.mark.parametrize(("rank", "count", "tokens", "width"), SHAPES)
 @pytest.mark.parametrize("p", [0.0, 0.25])
-def test_low_rank_forward_and_backward(p: float, rank: int, count: int) -> None:
+def test_low_rank_forward_and_backward(
+    p: float, rank: int, count: int, tokens: int, width: int
+) -> None:
     keys = mask_keys(torch.tensor(5), torch.tensor(3), torch.arange(4)).to(DEVICE)
     x_TK, dx_TK, a_PRK = (
-        randn(150, 300),
-        randn(150, 300, seed=1),
-        randn(count, rank, 300, seed=3),
+        randn(tokens, width),
+        randn(tokens, width, seed=1),
+        randn(count, rank, width, seed=3),
     )
-    dlow_PTR = randn(count, 150, rank, seed=2)
+    dlow_PTR = randn(count, tokens, rank, seed=2)
     want_low = lora_down_reference(x_TK, a_PRK, keys, p, 2.0)
     want_da, more_dx = lora_down_backward_reference(x_TK, dlow_PTR, a_PRK, keys, p, 2.0)
     want_dx = dx_TK + more_dx
@@ -54,17 +61,32 @@ def test_low_rank_forward_and_backward(p: float, rank: int, count: int) -> None:
     torch.testing.assert_close(grad, want_da, rtol=1e-4, atol=2e-4)
 
 
+def test_inputs_as_wide_as_feed_forward_blocks() -> None:
+    """Beyond 8,192 columns a program takes more tokens."""
+    keys = mask_keys(torch.tensor(5), torch.tensor(3), torch.arange(4)).to(DEVICE)
+    x_TK, a_PRK = randn(70, 8200), randn(1, 16, 8200, seed=3)
+    want = lora_down_reference(x_TK, a_PRK, keys, 0.25, 2.0)
+    torch.testing.assert_close(lora_down(x_TK, a_PRK, keys, 0.25, 2.0), want, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("p", [0.0, 0.25])
-@pytest.mark.parametrize("kind", ["apart", "halves"])
-def test_low_rank_kernels_through_a_gated_activation(kind: str, p: float, gelu: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "rank", "tokens", "width"),
+    [("apart", 8, 150, 300), ("halves", 8, 150, 300), ("halves", 40, 70, 300),
+     ("apart", 16, 430, 600)],
+)  # fmt: skip
+def test_low_rank_kernels_through_a_gated_activation(
+    kind: str, rank: int, tokens: int, width: int, p: float, gelu: bool
+) -> None:
+    """The last shape is of more tokens and columns than one program takes."""
     keys = mask_keys(torch.tensor(5), torch.tensor(3), torch.arange(4)).to(DEVICE)
-    both = randn(150, 2 * 300).requires_grad_()
+    both = randn(tokens, 2 * width).requires_grad_()
     gate, up = both.chunk(2, 1)
     a_1RK, dlow_1TR, dx_TK = (
-        randn(1, 8, 300, seed=3),
-        randn(1, 150, 8, seed=2),
-        randn(150, 300),
+        randn(1, rank, width, seed=3),
+        randn(1, tokens, rank, seed=2),
+        randn(tokens, width),
     )
     x_TK = gated_linear_reference(gate, up, gelu=gelu)
     want_low = lora_down_reference(x_TK, a_1RK, keys, p, 2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.training.step.kernels.device import needs_triton, randn
@@ -10,12 +11,14 @@ from workbench.training.step.kernels.rotary import Rotary, rotary_reference
 pytestmark = needs_triton
 
 
-def test_rotary() -> None:
-    x = randn(1, 13, 3, 16).transpose(1, 2).requires_grad_()
-    angle = randn(1, 13, 8, seed=1)
+@pytest.mark.parametrize(("heads", "width"), [(3, 16), (11, 24)])
+def test_rotary(heads: int, width: int) -> None:
+    """More heads than a program turns, and halves whose width is no power of two, as in Phi 3."""
+    x = randn(1, 13, heads, width).transpose(1, 2).requires_grad_()
+    angle = randn(1, 13, width // 2, seed=1)
     cos, sin = (torch.cat([turn, turn], -1) for turn in (angle.cos(), angle.sin()))
     want = rotary_reference(x, cos, sin)
-    dy = randn(1, 13, 3, 16, seed=2).transpose(1, 2)
+    dy = randn(1, 13, heads, width, seed=2).transpose(1, 2)
     (want_dx,) = torch.autograd.grad(want, x, dy, retain_graph=True)
     for in_place in (False, True):
         turned = x * 1  # strides as x has them
