@@ -1,5 +1,6 @@
 """Out of memory: step by step on a card, remembered for other trials, and failing with the sums."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,9 +72,15 @@ def test_memory_that_other_programs_took_changes_no_plan(cramped: MakeBench) -> 
     CrampedWorker.taken = MOST_WAITS - 1
     bench.submit(recipe(train=TRAIN, sweep={"parameters": {"train.seed": [1, 2]}}))
     first, second = (trial.id for trial in bench.trials() if trial.kind == "tune")
-    assert bench.until(State.DONE, first).attempts == MOST_WAITS
+    assert bench.until(State.DONE, first, limit=200).attempts == MOST_WAITS
     assert bench.until(State.DONE, second).attempts == 1
     attempts = bench.store.attempts(first)
+    pauses = [
+        after.started_utc - before.ended_utc  # type: ignore[operator]
+        for before, after in itertools.pairwise(attempts)
+    ]
+    assert [round(pause_s) for pause_s in pauses] == [5, 10, 20, 40, 80]
+    assert bench.store.attempts(second)[0].started_utc - attempts[-1].ended_utc <= 1  # type: ignore[operator]
     assert [one.cause for one in attempts] == ["card_memory"] * (MOST_WAITS - 1) + [""]
     assert {rows_at_once(one) for one in [*attempts, *bench.store.attempts(second)]} == {4}
     found = [event for event in bench.store.events(trial=first) if event.kind == "card-memory"]

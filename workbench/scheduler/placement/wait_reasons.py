@@ -12,8 +12,13 @@ from workbench.scheduler.guards.disk import DISK_LOW
 from workbench.scheduler.placement.near_bases import base_of
 from workbench.scheduler.plans.remembered_plans import could_take
 from workbench.scheduler.tick_context import BRAKE, CARDS_PROBLEM, HELD, TickContext
+from workbench.store.queries import attempt_history
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
 
+FILLED_S = 5.0
+"""Seconds without a trial for a card whose memory another program took, so that its next readings
+show that program. Doubled each time in a row that this happens there, up to MOST_DOUBLED."""
+MOST_DOUBLED = 5
 REASONS_SHOWN = 16
 """Cards that the reason of a waiting trial names one by one."""
 
@@ -56,7 +61,15 @@ def busy_reason(context: TickContext, row: CardRow) -> str:
         and (pid := lock_holder(context.home.card_lock(row.uuid, row.kind))) is not None
     ):
         return f"is in the hands of process {pid}"  # an old worker's, or another home's
-    return ""
+    return _filled_reason(context, row)
+
+
+def _filled_reason(context: TickContext, row: CardRow) -> str:
+    """Return that another program has just taken the card's memory; empty where none has."""
+    times, ended_utc = attempt_history.filled_by_others(context.store, row.uuid, MOST_DOUBLED)
+    wait_s = FILLED_S * 2 ** (times - 1)
+    just_now = times and 0 <= context.store.clock() - ended_utc < wait_s
+    return f"another program took its memory; tried again within {wait_s:.0f} s" if just_now else ""
 
 
 def _is_working(context: TickContext, report: Report) -> bool:

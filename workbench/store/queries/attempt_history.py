@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import takewhile
 from typing import Any
 
 from workbench.store.reader import Reader
@@ -37,6 +38,21 @@ def last_end(reader: Reader, uuid: str) -> float | None:
         "select max(ended_utc) from attempts where card = ?", (uuid,)
     ).fetchone()
     return None if row[0] is None else float(row[0])
+
+
+def filled_by_others(reader: Reader, uuid: str, limit: int) -> tuple[int, float]:
+    """Return how many of the card's newest attempts ended because other programs held its memory.
+
+    At most `limit` are counted. With it comes the UTC time at which the newest of them ended, 0
+    without one.
+    """
+    rows = reader.db.execute(
+        """select cause, ended_utc from attempts where card = ? and ended_utc is not null
+           order by ended_utc desc limit ?""",
+        (uuid, limit),
+    ).fetchall()
+    filled = list(takewhile(lambda row: row["cause"] == "card_memory", rows))
+    return len(filled), float(filled[0]["ended_utc"]) if filled else 0.0
 
 
 def newest_on_card(reader: Reader, uuid: str) -> tuple[int, dict[str, Any], int | None] | None:
