@@ -20,6 +20,7 @@ from workbench.footprint.peak.buckets import (
     CONTEXT_BYTES,
     CPU_SLACK_BYTES,
     GAPS_BYTES,
+    LOSSES_GAPS_BYTES,
     GIB,
     Run,
     answers_bytes,
@@ -129,13 +130,14 @@ def scoring_buckets(search: PlanSearch, run: Run, parameters: int) -> dict[str, 
     # PEFT's own modules, which score all other models, copy the adapter to 16 bits.
     value = VALUE_BYTES[run.precision]
     copies = parameters * value if value < 4 and not decodes else 0
+    gaps = GAPS_BYTES if generates(recipe) else LOSSES_GAPS_BYTES
     return {
         **constant_bytes(shape, recipe, run),
         "adapter": parameters * 4 + copies,
         "gradients": 0,
         "optimizer": 0,
         "evaluation": scored,
-        "slack": GAPS_BYTES if run.card_kind == "cuda" else CPU_SLACK_BYTES,
+        "slack": gaps if run.card_kind == "cuda" else CPU_SLACK_BYTES,
         "context": CONTEXT_BYTES[run.card_kind],
     }
 

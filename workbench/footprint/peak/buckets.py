@@ -52,6 +52,8 @@ TOGETHER = (
 GAPS_BYTES = 140 * MIB
 """Pages of 20 MiB that are not full, in PyTorch's pools of the main stream, the graphs' stream and
 the graphs: 36 to 170 MiB in most of 66 runs, 80 to 115 in the middle."""
+LOSSES_GAPS_BYTES = 70 * MIB
+"""The same where losses alone are computed, on one stream and without graphs: 55 to 87 MiB."""
 FUSED_GAPS_BYTES = 110 * MIB
 """Gaps that loading the weights of fused projections leaves, which graphs cannot use: Phi-3 keeps
 197 MiB of them."""

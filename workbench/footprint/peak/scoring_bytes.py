@@ -135,10 +135,10 @@ def lanes_bytes(
     """
     value = VALUE_BYTES[precision]
     cache = cache_bytes(shape, recipe, precision, lanes=lanes, tokens=tokens)
-    # One step holds its lanes' logits in 16 bits and in fp32, and what the layers pass on.
-    passed = _passed_values(shape)
-    step = lanes * (shape.vocab * (value + 4) + value * passed)
-    return cache + 2 * step + GRAPH_BYTES
+    # A captured step holds its lanes' logits in 16 bits and in fp32, and what the layers pass on;
+    # one that is not captured takes what the pass over prompts has left.
+    step = lanes * (shape.vocab * (value + 4) + value * _passed_values(shape))
+    return cache + step + GRAPH_BYTES
 
 
 def cache_bytes(
