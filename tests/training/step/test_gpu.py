@@ -16,6 +16,11 @@ from workbench.recipe.schema import LLAMA_PROJECTIONS
 from workbench.training.step import Rows, Step, StepOptions, collate_rows
 from workbench.training.step.attention.implementations import IMPLEMENTATIONS
 from workbench.training.step.attention.interface import as_attention_function
+from workbench.training.step.kernels.lora_down import (
+    GatedInput,
+    lora_down,
+    lora_down_backward,
+)
 from workbench.training.step.rows import IGNORE
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
@@ -219,3 +224,22 @@ def test_fp16_trains_200_steps_without_a_nan(
     assert rows[-1]["skipped"] < 10
     assert rows[-1]["loss"] < 0.9 * math.log(2048)
     assert bool(torch.isfinite(step.flat.values).all())
+
+
+def test_low_rank_kernels_reach_beyond_two_billion_elements() -> None:
+    """A context of 131,072 tokens has so many in the feed-forward blocks of Qwen 2.5 7B."""
+    tokens, width = 70_000, 32_768
+    keys = torch.tensor([[5, 7]], device=CUDA)
+    a_1RK = torch.randn(1, 16, width, device=CUDA).bfloat16()
+    dlow_1TR = torch.randn(1, tokens, 16, device=CUDA).bfloat16()
+    x_TK = torch.randn(1, width, device=CUDA).bfloat16().expand(tokens, width)
+    dx_TK, grad = torch.empty(tokens, width, device=CUDA, dtype=torch.bfloat16), a_1RK.float()
+    how: dict[str, Any] = {"add": False, "add_dx": False}
+    lora_down_backward(x_TK, dx_TK, dlow_1TR, a_1RK, grad, keys, 0.0, 2.0, **how)
+    want_TK = 2 * dlow_1TR[0, -64:].float() @ a_1RK[0].float()
+    assert float((dx_TK[-64:].float() - want_TK).norm() / want_TK.norm()) < 1e-2
+    gate_TK, up_TK = dx_TK.copy_(x_TK), torch.ones_like(dx_TK)
+    made_TK, gated = torch.empty_like(dx_TK), GatedInput(up_TK=up_TK, gelu=False)
+    lora_down(gate_TK, a_1RK, keys, 0.0, 2.0, gated=gated, made_TK=made_TK)
+    want_K = torch.nn.functional.silu(x_TK[0].float())
+    assert float((made_TK[-1].float() - want_K).norm() / want_K.norm()) < 1e-2

@@ -32,7 +32,6 @@ from workbench.training.step.kernels.triton_support import (
     tl,
 )
 
-
 MOST_TOGETHER = 4
 """Projections of a stack at most."""
 
@@ -81,6 +80,18 @@ def lora_down_backward_reference(
 
 
 @jit
+def _element_numbers(t, k, K, FAR: tl.constexpr):
+    """Return the numbers of x's elements: addresses, in 64 bits with FAR, and those of masks.
+
+    Masks take 32 bits of them: beyond, they begin again.
+    """
+    row = t[:, None]
+    if FAR:
+        row = row.to(tl.int64)
+    return row * K + k[None, :]
+
+
+@jit
 def _down_tile(
     x, bits, a_RK, k, in_k, r, R, K, FIELD: tl.constexpr,
     THRESHOLD: tl.constexpr, DROP: tl.constexpr,
@@ -95,7 +106,7 @@ def _down_tile(
 def _lora_down_kernel(
     x_TK, up_TK, made_TK, a_PRK, parts_SPTR, keys, T, K, R, k_each, x_stride, up_stride,
     THRESHOLD: tl.constexpr, DROP: tl.constexpr, P: tl.constexpr,
-    GATED: tl.constexpr, GELU: tl.constexpr,
+    GATED: tl.constexpr, GELU: tl.constexpr, FAR: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Write parts[s, p] = (mask_p · x) @ A_p^T over one stretch of K, for up to four p.
@@ -116,8 +127,7 @@ def _lora_down_kernel(
     for start in range(first, tl.minimum(first + k_each, K), BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         in_k = (k < K) & (k < first + k_each)
-        # Masks number elements in 32 bits; addresses may need 64, where rows have a stride.
-        at = t[:, None] * K + k[None, :]
+        at = _element_numbers(t, k, K, FAR)
         inside = in_t[:, None] & in_k[None, :]
         rows = t[:, None].to(tl.int64)
         x = tl.load(x_TK + rows * x_stride + k[None, :], mask=inside, other=0.0)
@@ -163,10 +173,9 @@ def lora_down(
 ) -> Tensor:
     """Return low_PTR = scaling · dropout_p(x) @ A_p^T for MOST_TOGETHER projections or fewer.
 
-    x is read once. `keys` begins with the two keys of each projection's mask (stacked_mask). With `gated`, x is the gate;
-    the projections' input is made here and written to `made_TK`.
+    x is read once. `keys` begins with the two keys of each projection's mask (stacked_mask). With
+    `gated`, x is the gate; the projections' input is made here and written to `made_TK`.
     """
-    assert x_TK.numel() < 2**31  # the masks' elements are numbered in 32 bits
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
     assert count <= MOST_TOGETHER
     # 264 programs are two for each of an H100's 132 multiprocessors. Blocks and programs were
@@ -187,7 +196,7 @@ def lora_down(
         x_TK, up_TK, x_TK if made_TK is None else made_TK, a_PRK, parts_SPTR, keys,
         tokens, width, rank, k_each, x_TK.stride(0), up_TK.stride(0),
         drop_threshold(p), p > 0.0, count, gated is not None, gated is not None and gated.gelu,
-        block_t, block_k, block_r,
+        x_TK.numel() >= 2**31, block_t, block_k, block_r,
         num_stages=pipeline_stages(x_TK, 2 if count * block_r > 512 else 3),
     )  # fmt: skip
     low_PTR = x_TK.new_empty(count, tokens, rank)
@@ -224,6 +233,7 @@ def _lora_down_backward_kernel(
     SCALE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
     HAS_DX: tl.constexpr, ADD_DX: tl.constexpr, P: tl.constexpr,
     GATED: tl.constexpr, GELU: tl.constexpr, NORMED: tl.constexpr, GEMMA: tl.constexpr,
+    FAR: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Write da[s, p] = dlow_p^T @ (mask_p · x) over one stretch of T, and the input's gradient.
@@ -249,7 +259,7 @@ def _lora_down_backward_kernel(
         t = start + tl.arange(0, BLOCK_T)
         # Rows beyond the stretch belong to the next program; they would be counted twice.
         in_t = (t < T) & (t < first + rows_each)
-        at = t[:, None] * K + k[None, :]
+        at = _element_numbers(t, k, K, FAR)
         inside = in_t[:, None] & in_k[None, :]
         at_x = t[:, None].to(tl.int64) * x_stride + k[None, :]
         x = tl.load(x_TK + at_x, mask=inside, other=0.0)
@@ -357,6 +367,7 @@ def lora_down_backward(
         scaling * keep_scale(p), drop_threshold(p), p > 0.0, dx_TK is not None, add_dx, count,
         gated is not None, gated is not None and gated.gelu,
         normed is not None, normed is not None and normed.gemma,
-        block_t, block_k, block_r, num_stages=pipeline_stages(x_TK, 2 if count > 2 else 3),
+        x_TK.numel() >= 2**31, block_t, block_k, block_r,
+        num_stages=pipeline_stages(x_TK, 2 if count > 2 else 3),
     )  # fmt: skip
     sum_parts(da_SPRK, grad_PRK, scaling * keep_scale(p), add=add)
