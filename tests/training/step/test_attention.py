@@ -19,6 +19,7 @@ from workbench.training.step.attention.implementations import (
     IMPLEMENTATIONS,
     UnsupportedAttention,
 )
+from workbench.training.step.attention.interface import SHORT_TOKENS
 
 CPU = torch.device("cpu")
 LLAMA = named_config("llama-3.2-1b") or {}
@@ -74,5 +75,6 @@ def test_attention_refuses_what_it_does_not_know() -> None:
         with pytest.raises(UnsupportedAttention):
             attend(nn.Module(), x, x, x, None, **known, **more)
     attend = AttentionInterface()[AttentionChoice(kind="torch", why="").name]
+    known["max_length_q"] = SHORT_TOKENS + 1  # our own kernel, which computes shorter rows, has it
     with pytest.raises(UnsupportedAttention, match="soft cap"):
         attend(nn.Module(), x, x, x, None, **known, softcap=50.0)
