@@ -131,8 +131,7 @@ def classify(
                 f"out of memory{f' in {when}' if when else ''}: other programs left "
                 f"{room_bytes / 2**30:.1f} GiB of the card, {predicted_bytes / 2**30:.1f} GiB "
                 "predicted",
-                "`workbench cards` names the programs on the card; the trial is tried again as soon "
-                "as they leave room",
+                "`workbench cards` names the programs on the card; end them, or drain the card",
             )
         taken = f"; {peak_bytes / 2**30:.1f} GiB were taken" if peak_bytes else ""
         return Failure(
