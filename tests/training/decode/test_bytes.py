@@ -16,8 +16,7 @@ from peft import PeftModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.training.decode.test_generate import pack_weights
-from tests.training.step.conftest import ModelOf, model_of, options
+from tests.training.step.conftest import ModelOf, model_of, options, pack_weights
 from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak.scoring_bytes import (
     cache_bytes,

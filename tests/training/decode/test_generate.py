@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from tests.training.step.conftest import SIZES, ModelOf, model_of
+from tests.training.step.conftest import SIZES, ModelOf, model_of, pack_weights
 from workbench.footprint.model.shape import UNDECODED_FAMILIES, ModelShape
 from workbench.training.decode.forward import CannotFuse, FastForward, Pass
 from workbench.training.decode.generate import generate_tokens
@@ -93,21 +93,6 @@ def test_a_plan_counts_the_keys_that_the_cache_keeps(decoded_model: PeftModel) -
     forward.restore()
     kept = sum(groups * width for groups, width in forward.cache_shape.kept)
     assert ModelShape.of(decoded_model.config.to_dict()).cached_values == kept
-
-
-def pack_weights(model: Any) -> None:
-    """Put bitsandbytes' 4-bit layers in the place of the adapted layers' frozen ones."""
-    pack: Any = pytest.importorskip("bitsandbytes").nn
-    for module in list(model.modules()):
-        base = getattr(module, "base_layer", None)
-        if isinstance(base, nn.Linear):
-            packed = pack.Linear4bit(
-                base.in_features, base.out_features, bias=base.bias is not None,
-                compute_dtype=torch.float32, quant_type="nf4", compress_statistics=True,
-            )  # fmt: skip
-            packed.load_state_dict(base.state_dict())
-            packed.__dict__["support_avx512bf16_for_cpu"] = False
-            module.base_layer = packed.to("cpu")
 
 
 def with_other_adapter(model: Any, rank: int = 3) -> list[str | None]:
@@ -241,10 +226,11 @@ def test_the_tiny_models_say_different_things(model_of: ModelOf) -> None:
 
 
 @pytest.mark.parametrize("how", [{"dequantised": True}, {"few_rows": 0}, {"few_rows": 1}])
+@pytest.mark.parametrize("lora", [{}, {"target_modules": ["q_proj", "v_proj"]}], ids=str)
 def test_packed_weights_give_the_logits_of_plain_modules(
-    how: dict[str, Any], model_of: ModelOf
+    lora: dict[str, Any], how: dict[str, Any], model_of: ModelOf
 ) -> None:
-    model: Any = model_of("qwen2", {"hidden_size": 64, "intermediate_size": 128})
+    model: Any = model_of("qwen2", {"hidden_size": 64, "intermediate_size": 128}, **lora)
     pack_weights(model)
     ids = torch.tensor(prompts_of(3)[2])
     with torch.no_grad():

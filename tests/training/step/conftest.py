@@ -145,6 +145,25 @@ def build_model(
     return model
 
 
+def pack_weights(model: PeftModel) -> PeftModel:
+    """Put bitsandbytes' 4-bit layers in the place of all frozen linear layers but the head."""
+    pack: Any = pytest.importorskip("bitsandbytes").nn
+    for parent in list(model.modules()):
+        for name, linear in list(parent.named_children()):
+            if type(linear) is not nn.Linear or isinstance(parent, nn.ModuleDict):
+                continue
+            if name == "lm_head":
+                continue
+            packed = pack.Linear4bit(
+                linear.in_features, linear.out_features, bias=linear.bias is not None,
+                compute_dtype=torch.float32, quant_type="nf4", compress_statistics=True,
+            )  # fmt: skip
+            packed.load_state_dict(linear.state_dict())
+            packed.__dict__["support_avx512bf16_for_cpu"] = False
+            setattr(parent, name, packed.to("cpu"))
+    return model
+
+
 @pytest.fixture
 def model_of() -> ModelOf:
     return build_model

@@ -38,7 +38,7 @@ class Card:
         """Return the base with a new adapter, in the place of the one before."""
         self.state.restore()
         torch.manual_seed(seed)
-        settings = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.2} | lora
+        settings = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.2} | lora
         wanted = all_linear(self.base)
         config = LoraConfig(target_modules=wanted, task_type="CAUSAL_LM", **settings)
         with warnings.catch_warnings():

@@ -17,6 +17,7 @@ from tests.training.step.conftest import (
     ModelOf,
     assert_same_gradients,
     options,
+    pack_weights,
     plain_gradients,
 )
 from workbench.errors import HostMemory
@@ -80,6 +81,7 @@ LORAS: dict[str, dict[str, Any]] = {
         "rank_pattern": {"q_proj": 2, "down_proj": 7},
         "alpha_pattern": {"k_proj": 3},
     },
+    "q and v": {"target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.3},
     "q alone": {"target_modules": ["q_proj"]},
     "q alone, dropout": {"target_modules": ["q_proj"], "lora_dropout": 0.5},
     "down alone": {"target_modules": ["down_proj"]},
@@ -306,25 +308,26 @@ AS_LLAMA = {
 """Families whose packed layers are those of a Llama or of a family below; in what else they differ,
 `test_every_family_has_the_plain_gradients` shows."""
 NF4_CASES = [(one, 1) for one in FUSED_FAMILIES if one not in {*SEEING, *AS_LLAMA}] + [("llama", 0)]
+WIDE = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+"""Sizes of which each weight is whole blocks of 64."""
 
 
 @pytest.mark.parametrize(("family", "layers"), NF4_CASES)
 def test_nf4_weights_give_the_gradients_of_bitsandbytes(
     family: str, layers: int, rows: Rows, model_of: ModelOf
 ) -> None:
-    bnb = pytest.importorskip("bitsandbytes")
-    model = model_of(family, {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
-    for module in list(model.modules()):
-        base = getattr(module, "base_layer", None)
-        if isinstance(base, torch.nn.Linear):
-            packed = bnb.nn.Linear4bit(
-                base.in_features, base.out_features, bias=base.bias is not None,
-                compute_dtype=torch.float32, quant_type="nf4",
-            )  # fmt: skip
-            packed.bias = base.bias
-            packed.weight = bnb.nn.Params4bit(
-                base.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
-            )
-            packed.support_avx512bf16_for_cpu = False
-            module.base_layer = packed.to("cpu")
+    model = pack_weights(model_of(family, WIDE))
     assert_same_gradients(model, rows, Step(model, options(dequantised_layers=layers)))
+
+
+def test_nf4_weights_without_an_adapter_give_the_gradients_of_bitsandbytes(
+    rows: Rows, model_of: ModelOf
+) -> None:
+    """As with the projections that LoRA's paper adapts; one of two layers is dequantised."""
+    model = pack_weights(model_of("qwen2", WIDE, target_modules=["q_proj", "v_proj"]))
+    step = Step(model, options(dequantised_layers=1))
+    assert step._fused is not None
+    assert all(
+        part.weight.is_packed for group in step._fused.groups[:4] for part in group.projections
+    )
+    assert_same_gradients(model, rows, step)
