@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,15 @@ from trl import SFTConfig, SFTTrainer
 
 from tests.training.step.conftest import ModelOf, options
 from workbench.footprint.plan import Plan
+from workbench.footprint.row_lengths import MOST_ROWS_PER_BIN
 from workbench.recipe.schema import Recipe
 from workbench.training.step import Rows, Step, StepOptions, collate_rows
-from workbench.training.step.in_trainer import StepTraining, options_from, step_config
+from workbench.training.step.in_trainer import (
+    MOST_ROWS,
+    StepTraining,
+    options_from,
+    step_config,
+)
 from workbench.training.step.rows import split_examples
 
 
@@ -40,6 +47,10 @@ def test_plan_and_recipe_decide_its_options() -> None:
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     assert (made.learning_rate, made.max_grad_norm) == (2e-4, 0.3)
     assert (made.weight_decay, made.seed, made.log_every) == (0.02, 7, 9)
+    packed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"packing": True})})
+    assert options_from(plan, packed).rows_per_micro == 4 * MOST_ROWS_PER_BIN
+    large = replace(plan, rows_per_step=1024)
+    assert options_from(large, packed).rows_per_micro == MOST_ROWS
 
 
 def test_no_two_optimizer_steps_share_a_mask(model_of: ModelOf, rows: Rows) -> None:

@@ -23,6 +23,10 @@ from workbench.training.step.step import Step
 MICRO_STEPS_AT_MOST = 1 << 10
 """Micro-steps of one optimizer batch at most: their numbers are that far apart between steps."""
 
+MOST_ROWS = 65_534
+"""Rows of a micro-step at most; a batch of more is cut. The attention kernel has a program for each
+and for the tail, and CUDA counts no more than 65,535 along that dimension of a launch."""
+
 
 def step_config(rows_per_step: int) -> dict[str, Any]:
     """Return the arguments of SFTConfig that leave batches, precision and clipping to the step.
@@ -45,10 +49,11 @@ def step_config(rows_per_step: int) -> dict[str, Any]:
 def options_from(plan: Plan, recipe: Recipe) -> StepOptions:
     """Return the step's options: what the card decides from the plan, the rest from the recipe."""
     train = recipe.train
+    rows = plan.rows_per_step * (MOST_ROWS_PER_BIN if recipe.data.packing else 1)
     return StepOptions(
         precision=plan.precision,
         optimizer=plan.optimizer,
-        rows_per_micro=plan.rows_per_step * (MOST_ROWS_PER_BIN if recipe.data.packing else 1),
+        rows_per_micro=min(rows, MOST_ROWS),
         tokens_per_micro=plan.tokens_per_micro,
         max_length=recipe.data.max_tokens,
         recompute_layers=plan.recompute_layers,
