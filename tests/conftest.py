@@ -13,6 +13,8 @@ import gc
 import os
 import signal
 
+import pytest
+
 MEMORY, ROOM_BYTES = "/dev/shm", 4 << 30
 
 
@@ -34,6 +36,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, al
 signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.set_threshold(20_000, 20, 20)
 gc.disable()  # until the test modules have imported what they need
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let numbers overflow in Triton's interpreter as on a card, which does not warn of it."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        config.addinivalue_line("filterwarnings", "ignore:.* encountered in:RuntimeWarning")
 
 
 def pytest_collection_finish() -> None:

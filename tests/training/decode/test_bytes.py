@@ -33,9 +33,13 @@ from workbench.training.decode.lanes import Lanes
 from workbench.training.scoring.held_out_loss import score_rows
 from workbench.training.scoring.packed_losses import losses_of_rows
 from workbench.training.step import Step
+from workbench.training.step.kernels import triton_support
 
 __all__ = ["model_of"]
 
+pytestmark = pytest.mark.skipif(
+    triton_support.is_usable(torch.device("cpu")), reason="Triton's interpreter makes tensors, too"
+)
 NEW = 24
 """New tokens of an answer."""
 
