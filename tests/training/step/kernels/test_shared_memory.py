@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from workbench.footprint.model.linear_attention import CHUNK
 from workbench.training.decode.kernels import cached_attention
 from workbench.training.step.kernels import (
     attention,
     cross_entropy,
+    delta_states,
     gated_linear,
     lora_down,
     lora_up,
@@ -34,7 +36,8 @@ pytestmark = [
 SHARED_KIB = {75: 64, 86: 99}
 """KiB by compute capability: a T4; a 3090, and as much on cards of 8.9 and 12.0."""
 LAUNCHING = (
-    attention, cached_attention, cross_entropy, gated_linear, lora_down, lora_up, norm, rotary,
+    attention, cached_attention, cross_entropy, delta_states, gated_linear, lora_down, lora_up,
+    norm, rotary,
 )  # fmt: skip
 META = torch.device("meta")
 DTYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
@@ -146,6 +149,16 @@ def test_low_rank_kernels_fit(
     known |= {"sum_parts"}
     known |= {"lora_down GATED", "lora_down_backward GATED"} if count == 1 else set()
     assert compiling.taken.keys() == known
+    assert_fits(compiling)
+
+
+def test_kernels_of_the_delta_rules_states_fit(compiling: Compiling) -> None:
+    heads = torch.empty(2, 8, CHUNK, delta_states.WIDEST_KEY, device=META)
+    given = [heads.clone().requires_grad_() for _ in range(3)]
+    kept = torch.empty(2, 8, device=META, requires_grad=True)
+    states, written = delta_states.DeltaStates.apply(*given, kept, True)  # type: ignore[no-untyped-call]
+    (states.sum() + written.sum()).backward()
+    assert compiling.taken.keys() == {"states", "states_backward"}
     assert_fits(compiling)
 
 

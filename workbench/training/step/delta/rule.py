@@ -19,6 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from workbench.footprint.model.linear_attention import CHUNK
+from workbench.training.step.kernels import triton_support
+from workbench.training.step.kernels.delta_states import (
+    WIDEST_KEY,
+    DeltaStates,
+    delta_states_reference,
+)
 from workbench.training.step.kernels.triangular import unit_lower_inverse
 from workbench.training.step.rows import row_of_tokens
 
@@ -101,25 +107,22 @@ def delta_rule(
     # Left out before exp: of a token of an earlier row it may be infinite, and its gradient NaN.
     left_HNC = (sum_HNC[..., -1:] - sum_HNC).masked_fill(~rows.writes_NC, float("-inf")).exp()
     kept_HN = torch.where(rows.keeps_N, sum_HNC[..., -1].exp(), 0.0)
-    states_HNKV, written_HNCV = _scan(new_HNCV, old_HNCK, k_HNCK * left_HNC[..., None], kept_HN)
+    states_HNKV, written_HNCV = _states(
+        new_HNCV, old_HNCK, k_HNCK * left_HNC[..., None], kept_HN, tf32=q_TGK.dtype.itemsize < 4
+    )
     out_HNCV = (q_HNCK * read_HNC[..., None]) @ states_HNKV
     out_HNCV = out_HNCV + ((q_HNCK @ k_HNCK.mT) * pairs_HNCC) @ written_HNCV
     return out_HNCV.flatten(1, 2).transpose(0, 1)[: len(q_TGK)]
 
 
-def _scan(
-    new_HNCV: Tensor, old_HNCK: Tensor, k_HNCK: Tensor, kept_HN: Tensor
+def _states(
+    new_HNCV: Tensor, old_HNCK: Tensor, k_HNCK: Tensor, kept_HN: Tensor, *, tf32: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the state before each chunk, states_HNKV, and what its tokens write, written_HNCV."""
-    state_HKV = new_HNCV.new_zeros(len(new_HNCV), old_HNCK.shape[-1], new_HNCV.shape[-1])
-    states, written = [], []
-    # Unbound at once: the gradient of a chunk that is picked out is as large as all chunks.
-    parts = (x.unbind(1) for x in (new_HNCV, old_HNCK, k_HNCK, kept_HN))
-    for new_HCV, old_HCK, k_HCK, kept_H in zip(*parts, strict=True):
-        states.append(state_HKV)
-        written.append(torch.baddbmm(new_HCV, old_HCK, state_HKV, alpha=-1))
-        state_HKV = torch.baddbmm(state_HKV * kept_H[:, None, None], k_HCK.mT, written[-1])
-    return torch.stack(states, 1), torch.stack(written, 1)
+    if not triton_support.is_usable(new_HNCV.device) or k_HNCK.shape[-1] > WIDEST_KEY:
+        return delta_states_reference(new_HNCV, old_HNCK, k_HNCK, kept_HN)
+    found: tuple[Tensor, Tensor] = DeltaStates.apply(new_HNCV, old_HNCK, k_HNCK, kept_HN, tf32)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _UnitLowerInverse(torch.autograd.Function):
