@@ -181,6 +181,20 @@ def test_draws_depend_on_the_seed_and_not_on_other_lanes(model_of: ModelOf) -> N
     forward.restore()
 
 
+def test_lanes_that_fill_a_step_up_change_no_answer(model_of: ModelOf) -> None:
+    """On a card, where steps have few sizes."""
+    forward = FastForward(model_of("llama"), torch.float32)
+    (asked,) = (Prompt(ids=ids, most=MOST) for ids in prompts_of(1))
+    (want,) = by_lanes(forward, [asked])
+    held = Lanes(forward, 5, positions=len(asked.ids) + MOST, most=MOST, ends=ENDS)
+    held.start([1], [asked])
+    held._active_L[0] = 1  # all others are the spare lane
+    for _ in range(MOST):
+        held._step(4, draws=False)
+    assert held.ended([1]) == {1: want}
+    forward.restore()
+
+
 def test_lanes_that_grow_go_on_where_they_were(model_of: ModelOf) -> None:
     forward = FastForward(model_of("llama"), torch.float32)
     prompts = [Prompt(ids=ids, most=MOST) for ids in prompts_of(2)]

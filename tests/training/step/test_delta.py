@@ -66,13 +66,17 @@ def test_states_do_not_pass_from_row_to_row(strongest: float, lengths: list[int]
         assert float((want - got).norm() / want.norm()) < 3e-6 * max(1, strongest)
 
 
+@pytest.mark.parametrize(("keys", "at_once"), [(2, 1), (3, 2)])
 def test_heads_some_at_a_time_give_the_same_gradients(
-    model_of: ModelOf, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    keys: int, at_once: int, model_of: ModelOf, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear_attention, "RULE_BYTES", 1 << 12)
-    heads = DeltaLayers(count=1, key_heads=G, value_heads=H, key_width=K, value_width=V)
-    assert heads.heads_at_once(rows.tokens) == 1
-    model = model_of(QWEN)
+    """The last time has fewer heads where all do not divide evenly."""
+    sizes = {"key_heads": keys, "value_heads": 2 * keys, "key_width": K, "value_width": V}
+    heads = DeltaLayers(count=1, **sizes)
+    room = int(heads.rule_bytes(rows.tokens)) * at_once // keys
+    monkeypatch.setattr(linear_attention, "RULE_BYTES", room)
+    assert heads.heads_at_once(rows.tokens) == at_once
+    model = model_of(QWEN, {"linear_num_key_heads": keys, "linear_num_value_heads": 2 * keys})
     assert_same_gradients(model, rows, Step(model, options()))
 
 
