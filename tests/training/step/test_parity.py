@@ -151,7 +151,8 @@ def test_a_pass_that_failed_leaves_nothing_to_the_next(model_of: ModelOf, rows: 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize(
-    "off", ["padding_free", "whole_batch", "no_recompute", "fused_lora", "chunked_head"]
+    "off",
+    ["padding_free", "whole_batch", "no_recompute", "fused_lora", "chunked_head", "small_kernels"],
 )
 def test_an_optimization_switched_off_changes_no_number(
     off: str, family: str, model_of: ModelOf, rows: Rows
@@ -299,6 +300,21 @@ def test_a_model_outside_the_list_trains_plainly_and_says_why(
     why = {entry.name: entry.why for entry in step.optimizations() if not entry.on}
     assert f"{family} is not in the allow-list" in why["fused_lora"]
     assert_same_gradients(model, rows, step, limit=1e-4)  # rows are padded: other sums
+
+
+def test_all_layers_of_a_model_outside_the_list_recompute_or_none(
+    model_of: ModelOf, rows: Rows
+) -> None:
+    model, calls = model_of("stablelm"), []
+    count = (
+        model.get_base_model()
+        .model.layers[0]
+        .mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    )
+    step = Step(model, options(recompute_layers=1))
+    assert_same_gradients(model, rows, step, limit=1e-4)
+    count.remove()
+    assert len(calls) == 2 + len(rows.lengths)  # once more in our pass, and once for each plain row
 
 
 AS_LLAMA = {

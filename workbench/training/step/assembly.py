@@ -107,7 +107,7 @@ class Assembly:
             if part is not None:
                 part.restore()
         if self.parts is None and self.options.recompute_layers:
-            self.model.gradient_checkpointing_disable()
+            self.model.activation_checkpointing_disable()
         self.flat.release()
 
     # -- the fused path
@@ -177,8 +177,8 @@ class Assembly:
     def _use_plain_path(self, refusal: str) -> None:
         """Recompute all layers or none, which is what every model of transformers can do."""
         if self.options.recompute_layers:
-            self.model.gradient_checkpointing_enable(
-                gradient_checkpointing_kwargs={"use_reentrant": False}
+            self.model.activation_checkpointing_enable(
+                activation_checkpointing_kwargs={"use_reentrant": False}
             )
         for name in ("padding_free", "fused_lora", "small_kernels", "chunked_head"):
             self.report.turn_off(name, refusal)
