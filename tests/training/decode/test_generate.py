@@ -225,6 +225,25 @@ def test_what_a_look_raises_ends_the_generation_and_leaves_the_model(model_of: M
     assert by_transformers(model, [5, 6, 7]) == before
 
 
+def test_a_pass_that_failed_between_projections_changes_no_answer(model_of: ModelOf) -> None:
+    """As where a card's memory ends and the prompts are read again, fewer at a time."""
+    model = model_of("qwen3")
+    asked = [Prompt(ids=ids, most=MOST) for ids in prompts_of(3)]
+    forward = FastForward(model, torch.float32)
+    want = by_lanes(forward, asked)
+
+    def refuse(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = model.get_base_model().model.layers[0].self_attn.q_norm.register_forward_hook(refuse)
+    with pytest.raises(torch.OutOfMemoryError):
+        by_lanes(forward, asked)
+    hook.remove()
+    assert not any(group._outputs for group in forward.groups)
+    assert by_lanes(forward, asked) == want
+    forward.restore()
+
+
 def test_what_this_path_does_not_know_is_refused_with_its_reason(model_of: ModelOf) -> None:
     with pytest.raises(CannotFuse, match="DoRA"):
         FastForward(model_of("llama", use_dora=True), torch.float32)

@@ -39,8 +39,8 @@ class Card:
         self.state.restore()
         torch.manual_seed(seed)
         settings = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.2} | lora
-        wanted = all_linear(self.base)
-        config = LoraConfig(target_modules=wanted, task_type="CAUSAL_LM", **settings)
+        settings.setdefault("target_modules", all_linear(self.base))
+        config = LoraConfig(task_type="CAUSAL_LM", **settings)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by an old name
             model = get_peft_model(self.base, config)
@@ -175,6 +175,12 @@ def test_scaled_losses_begin_again_with_the_first_scale(kept: Card, rows: Rows) 
     assert again.optimizer.scale is place
     assert again.optimizer.state_dict()["state"]["scale"].item() == first
     again.restore()
+
+
+def test_an_adapter_of_the_embedding_is_no_other_trials(kept: Card, rows: Rows) -> None:
+    kept.train(rows, 1, target_modules=["q_proj", "embed_tokens"])
+    assert kept.keeper is not None
+    assert not kept.keeper.holds
 
 
 def test_a_plan_without_room_keeps_nothing(kept: Card, rows: Rows) -> None:

@@ -85,8 +85,11 @@ def test_restore_leaves_modules_as_they_were_with_the_trained_weights(
     assert all(torch.equal(value, trained[name]) for name, value in after.items())
 
 
-def test_scoring_between_steps_sees_the_trained_adapter(model_of: ModelOf, rows: Rows) -> None:
-    model = model_of()
+@pytest.mark.parametrize("family", ["llama", "qwen3_5_text"])
+def test_scoring_between_steps_sees_the_trained_adapter(
+    family: str, model_of: ModelOf, rows: Rows
+) -> None:
+    model = model_of(family)
     step = Step(model, options(learning_rate=0.02))
     ids = rows.ids_T[None, :5]
     for _ in range(3):
