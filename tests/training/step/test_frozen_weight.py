@@ -29,9 +29,10 @@ def test_a_dequantised_weight_has_the_values_of_bitsandbytes_and_no_more(case: s
     settings = {"compress_statistics": True, "quant_type": "nf4", **how}
     linear = nn.Linear(inputs, outputs, bias=False)
     values = torch.randn(outputs, inputs)
-    linear.weight = bnb.nn.Params4bit(values, requires_grad=False, **settings).to("cpu")
+    weight: Any = bnb.nn.Params4bit(values, requires_grad=False, **settings).to("cpu")
+    linear.weight = weight
     frozen = FrozenWeight(linear, torch.float32, Workspace(CPU, torch.float32))
-    want = bnb.functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
+    want = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
     room = torch.full((values.numel() + 64,), math.nan)
     frozen.dequantise_into(room[: values.numel()].view(outputs, inputs))
     torch.testing.assert_close(
