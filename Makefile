@@ -1,5 +1,6 @@
 # make demo   set up, then run a sweep of real QLoRA trials offline and print the board
 # make test   set up, then pass the tests
+# make kernels set up, then train two small models by the GPU kernels, interpreted on the CPU
 # make faults set up, then break a real engine in every way we know, and look what is left of it
 # make test-lowest  set up the lowest versions that pyproject.toml allows, then pass the tests
 # make check  set up, then lint, types and import contracts
@@ -7,7 +8,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-lowest faults check format clean
+.PHONY: demo test test-lowest kernels faults check format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -25,6 +26,14 @@ test-lowest:
 	@$(PYTHON) tests/support/lowest_versions.py > .venv-lowest/constraints.txt
 	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt --editable '.[test]'
 	@.venv-lowest/bin/python -m pytest -n 3 --dist worksteal
+
+# Whole steps of the two families that take most kernels; docs/step.md names the tests of each kernel.
+kernels: .venv/tools .venv/triton
+	@TRITON_INTERPRET=1 PYTHONPATH=.venv/triton $(BIN)/python -m pytest -n 2 tests/training/step/test_parity.py -k "every_family and (gemma2 or qwen3_5_text)"
+
+# Beside the environment, where torch's own Triton may be another one, or none.
+.venv/triton: .venv/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ 'triton==3.7.1'
 
 # Two tests at a time, each process with an engine of its own; tests of one group stay together.
 faults: .venv/tools
