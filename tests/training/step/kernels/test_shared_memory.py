@@ -76,7 +76,7 @@ class _Launch:
         types, constants, aligned = {}, {}, {}
         for index, name in enumerate(self.kernel.arg_names):
             value = given[name]
-            if name in fixed:
+            if name in fixed or _is_one(value):  # as Triton compiles a 1 in
                 types[name], constants[(index,)] = "constexpr", value
                 continue
             types[name] = _type(value)
@@ -88,6 +88,10 @@ class _Launch:
         taken = self.compiling.taken
         name = self.name + "".join(f" {how}" for how in ("GATED", "NORMED") if given.get(how))
         taken[name] = max(taken.get(name, 0), made.metadata.shared)
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, int) and value == 1
 
 
 def _type(value: Any) -> str:
@@ -149,6 +153,25 @@ def test_low_rank_kernels_fit(
     known |= {"sum_parts"}
     known |= {"lora_down GATED", "lora_down_backward GATED"} if count == 1 else set()
     assert compiling.taken.keys() == known
+    assert_fits(compiling)
+
+
+@pytest.mark.parametrize("tokens", [1, 150_000])
+def test_low_rank_kernels_compile_for_one_token_and_for_two_billion_elements(
+    tokens: int, compiling: Compiling, card: tuple[int, torch.dtype]
+) -> None:
+    dtype, width = card[1], 14336
+    x_TK = torch.empty(tokens, width, dtype=dtype, device=META)
+    a_PRK = torch.empty(4, 1, width, dtype=dtype, device=META)
+    keys = torch.empty(4, 2, dtype=torch.int64, device=META)
+    low_PTR = lora_down.lora_down(x_TK, a_PRK, keys, 0.05, 2.0)
+    lora_down.lora_down_backward(
+        x_TK, x_TK, low_PTR, a_PRK, a_PRK.float(), keys, 0.05, 2.0, add=True, add_dx=False
+    )
+    sizes = [8192, 4096, 32, 32]  # of Qwen 3.5's gated delta layers
+    dys = list(torch.empty(tokens, sum(sizes), dtype=dtype, device=META).split(sizes, 1))  # type: ignore[no-untyped-call]
+    b_NR = torch.empty(sum(sizes), 1, dtype=dtype, device=META)
+    lora_up.lora_up_backward(dys, low_PTR, b_NR, b_NR.float(), add=True)
     assert_fits(compiling)
 
 
