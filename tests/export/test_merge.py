@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from tests.export.adapters import ROWS, random_adapter, random_rows
 from tests.support.forked import run_forked
 from tests.training.model.bases import copied, in_four_bits, made, sharded
-from workbench.errors import ModelError, WorkbenchError
+from workbench.errors import ModelError, UsageError, WorkbenchError
 from workbench.export.agreement import CheckedRow, Comparison
 from workbench.export.merge import merge_adapter
 
@@ -321,6 +321,33 @@ def test_a_killed_merge_leaves_nothing_and_continues_behind_its_last_shard(
     after = (out / first.name).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert (report["rows"], staged.exists()) == (ROWS, False)
+
+
+def test_a_full_disk_is_not_blamed_on_the_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = sharded(tmp_path / "base")
+    adapter = random_adapter(base, tmp_path / "adapter")
+    monkeypatch.setenv("WORKBENCH_FAULT", "export.before_rename=no_space")
+    with pytest.raises(WorkbenchError, match="out cannot be written: No space left") as refused:
+        merge_adapter(adapter, tmp_path / "out")
+    assert "free space" in refused.value.hint
+    assert {file.name for file in tmp_path.iterdir()} == {"base", "adapter"}
+
+
+def test_two_merges_to_one_folder_do_not_mix_their_shards(tmp_path: Path, rows: Path) -> None:
+    base = sharded(tmp_path / "base")
+    adapter, other = (random_adapter(base, tmp_path / name) for name in ("one", "two"))
+    refusals = []
+
+    def merge_the_other(done: int, total: int) -> None:
+        with pytest.raises(UsageError, match="another command is writing") as refused:
+            merge_adapter(other, tmp_path / "out")
+        refusals.append(refused.value.hint)
+
+    report = merge_adapter(adapter, tmp_path / "out", rows=rows, progress=merge_the_other)
+    assert refusals
+    assert report["top1_share"] >= 0.99
 
 
 def test_shards_of_another_merge_are_not_taken_over(tmp_path: Path, rows: Path) -> None:

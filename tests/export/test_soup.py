@@ -117,3 +117,15 @@ def test_a_killed_average_leaves_nothing(adapters: list[Path], tmp_path: Path) -
     ended = subprocess.run(command, env=env, check=False, capture_output=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     assert not out.exists()
+
+
+def test_a_full_disk_is_reported_in_words_by_the_child(
+    adapters: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "workbench.export.soup", str(out), *map(str, adapters)]
+    env = {**os.environ, "WORKBENCH_FAULT": "soup.before_rename=no_space"}
+    ended = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"error: {out} cannot be written: No space left")
+    assert list(tmp_path.iterdir()) == []

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
+from workbench.errors import UsageError, WorkbenchError
 from workbench.machine import staging
 
 
@@ -62,3 +65,50 @@ def test_an_error_in_the_block_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="full"), staging.whole_folder(target):
         raise OSError("full")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_from_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    source, out = tmp_path / "elsewhere" / "weights", tmp_path / "out"
+    source.parent.mkdir()
+    source.write_bytes(bytes(1 << 16))
+    full = "out cannot be written: No space left"
+    with pytest.raises(WorkbenchError, match=full) as refused, staging.writing(out):
+        shutil.copyfile(source, "/dev/full")  # its error names the file that is read
+    assert "free space" in refused.value.hint
+    with pytest.raises(WorkbenchError, match=full), staging.writing(out):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")  # no OSError
+    with (
+        pytest.raises(WorkbenchError, match="cannot be written: File exists") as refused,
+        staging.new_folder(source / "out"),
+    ):
+        raise AssertionError
+    assert "may write" in refused.value.hint
+
+
+def test_a_source_that_is_gone_is_not_blamed_on_the_target(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as gone, staging.new_folder(tmp_path / "out") as staged:
+        shutil.copyfile(tmp_path / "lost", staged / "copy")
+    assert gone.value.filename == str(tmp_path / "lost")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_command_fills_is_left_to_it(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with staging.new_folder(out) as staged:
+        (staged / "file").write_text("of the first")
+        with (
+            pytest.raises(UsageError, match="another command is writing"),
+            staging.new_folder(out),
+        ):
+            raise AssertionError
+        assert (staged / "file").read_text() == "of the first"
+    with pytest.raises(UsageError, match="exists already"), staging.new_folder(out):
+        raise AssertionError
+    assert [file.name for file in out.parent.iterdir()] == ["out"]
+
+
+def test_a_lock_that_a_killed_command_left_is_taken(tmp_path: Path) -> None:
+    (tmp_path / ".out.lock").write_text("1\n")
+    with staging.new_folder(tmp_path / "out"):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]

@@ -52,12 +52,13 @@ def write_vllm_folder(adapter: Path, out: Path, name: str) -> VllmFolder:
     """Copy the adapter's files to `out`, whole or not at all, and return how vLLM serves them.
 
     Raises CheckpointError for an adapter that is not whole or that vLLM does not take, and
-    UsageError for a name that cannot be one or where `out` exists.
+    UsageError for a name that cannot be one or where `out` exists, WorkbenchError where it cannot
+    be written.
     """
     if not _NAME.match(name):
         raise UsageError(
             f"{safe_line(name, 80)} cannot name a model",
-            hint="take letters, digits, dots, dashes and underscores",
+            hint="give it another by --name: letters, digits, dots, dashes and underscores",
         )
     out = out.absolute()
     if out.exists():
@@ -67,7 +68,7 @@ def write_vllm_folder(adapter: Path, out: Path, name: str) -> VllmFolder:
     stored = json.loads((adapter / CONFIG).read_bytes()).get("revision")
     base = published_base(found.settings.base, stored)
     _check_base(found, Path(base.name))
-    with staging.whole_folder(out, replace=False) as staged:
+    with staging.new_folder(out) as staged:
         for file in COPIED:
             if (adapter / file).is_file():
                 shutil.copyfile(adapter / file, staged / file)

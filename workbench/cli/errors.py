@@ -15,6 +15,7 @@ from pathlib import Path
 from workbench.cli.tables import print_note
 from workbench.errors import WorkbenchError
 from workbench.home import find_home
+from workbench.machine.files import is_full_disk
 from workbench.machine.processes import silence_streams
 from workbench.store.recovery.damage import to_store_error
 from workbench.text import safe_line
@@ -38,6 +39,11 @@ def report_error(error: BaseException) -> int:
         return 1
     if type(error).__module__ == "sqlite3":  # only the store imports it
         error = to_store_error(error)
+    elif isinstance(error, OSError) and is_full_disk(error):
+        error = WorkbenchError(
+            safe_line(error, 200),
+            hint="free space on that disk: `workbench du` and `prune` show what may go",
+        )
     elif isinstance(error, OSError) and error.filename is not None:
         error = WorkbenchError(
             f"{safe_line(error.filename)}: {error.strerror}",

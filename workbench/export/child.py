@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.text import safe_line
 
 
 def print_report(
@@ -25,6 +26,11 @@ def print_report(
     except WorkbenchError as refused:
         print(f"error: {refused.what}\n  → {refused.hint}", file=sys.stderr)
         return refused.exit_code
+    except OSError as refused:
+        named = "" if refused.filename is None else f"{safe_line(refused.filename)}: "
+        what = named + safe_line(refused.strerror or refused, 300)
+        print(f"error: {what}\n  → check that path and who owns it", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"interrupted: {after_ctrl_c() or 'nothing was written'}", file=sys.stderr)
         return 130

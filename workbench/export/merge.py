@@ -26,7 +26,7 @@ from typing import Any
 from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.adapters.lora_settings import CONFIG
 from workbench.adapters.published_base import published_base
-from workbench.errors import ModelError, NotThere, WorkbenchError
+from workbench.errors import ModelError, NotThere
 from workbench.export.child import print_report
 from workbench.machine import staging
 from workbench.machine.files import write_durably
@@ -64,28 +64,36 @@ def merge_adapter(
     PROBE. `progress` gets the bytes written and all bytes. The report holds `base`, `dtype`,
     `dequantized`, `bytes`, `eos_token_id` (the tokens that end an answer), and the fields of
     `agreement.Agreement`. Raises NotThere and ModelError for adapter and base, UsageError where
-    `out` exists, WorkbenchError where it cannot be written.
+    `out` exists or another process merges to it, WorkbenchError where it cannot be written.
     """
     out = free_place(out)
     if base_path and os.path.isdir(base_path):  # a relative path would pass for a hub's name
         base_path = os.path.abspath(base_path)
     _check_adapter(adapter_folder)
-    staged = out.parent / f".{out.name}.staging"
-    try:
+    with staging.writing(out), staging.alone(out):
         # The folder is made before the model is loaded, so that a refusal comes at once.
-        staged.mkdir(parents=True, exist_ok=True)
-        report = _merge(adapter_folder, staged, base_path, dtype, rows, progress)
+        staged = staging.staged_path(free_place(out))
+        return _merge_staged(staged, out, adapter_folder, base_path, dtype, rows, progress)
+
+
+def _merge_staged(
+    staged: Path,
+    out: Path,
+    adapter: Path,
+    base_path: str | None,
+    dtype: str | None,
+    rows: Path | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Merge into the folder `staged`, which holds what a killed merge left, and publish it."""
+    try:
+        staged.mkdir(exist_ok=True)
+        report = _merge(adapter, staged, base_path, dtype, rows, progress)
         write_durably(staged / REPORT, (json.dumps(report, indent=2) + "\n").encode())
         (staged / PLAN).unlink(missing_ok=True)
         apply_umask(staged)
         staging.publish_folder(staged, out, replace=False)
         return report
-    except OSError as refused:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise WorkbenchError(
-            f"{safe_line(out)} cannot be written: {safe_line(refused.strerror or refused)}",
-            hint="free space on that disk, or name a folder of yours",
-        ) from refused
     except KeyboardInterrupt:
         if not list(staged.glob("*.safetensors")):
             shutil.rmtree(staged, ignore_errors=True)
@@ -208,12 +216,12 @@ def main() -> int:
     parser.add_argument("--rows", type=Path)
     parser.add_argument("--json", action="store_true", help="accepted; JSON is always printed")
     given = parser.parse_args()
-    staging = given.out.parent / f".{given.out.name}.staging"
+    staged = staging.staged_path(given.out)
     return print_report(
         lambda: merge_adapter(
             given.adapter, given.out, given.base, given.dtype, given.rows, _print_progress
         ),
-        after_ctrl_c=lambda: "the same command continues" if staging.exists() else "",
+        after_ctrl_c=lambda: "the same command continues" if staged.exists() else "",
     )
 
 

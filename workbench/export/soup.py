@@ -52,7 +52,8 @@ def average_adapters(
     `weights` are divided by their sum. The report holds `rank`, and `relative_error`, the norm of
     what a smaller rank leaves out over that of the whole change: 0 without `rank`. Raises
     CheckpointError for adapters that are not whole, of different bases or on different modules,
-    UsageError for weights that do not fit or where `out` exists.
+    UsageError for weights that do not fit or where `out` exists, WorkbenchError where it cannot be
+    written.
     """
     out = out.absolute()
     shares = _shares(folders, weights)
@@ -67,7 +68,7 @@ def average_adapters(
 
     tensors, error = _average(found, shares, rank)
     own_rank = rank or sum(one.rank for one in found)
-    with staging.whole_folder(out, replace=False) as staged:
+    with staging.new_folder(out) as staged:
         save_file(tensors, staged / WEIGHTS, metadata={"format": "pt"})
         values = {**_config(folders[0]), "r": own_rank, "lora_alpha": own_rank}
         values |= {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False}

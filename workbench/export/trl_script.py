@@ -56,7 +56,7 @@ def write_trl_script(adapter: Path, rows_file: Path, out: Path) -> dict[str, Any
     per_epoch = math.ceil(len(rows) / size)
     total = recipe.train.max_steps or math.ceil(recipe.train.epochs * per_epoch)
     settings = _settings(recipe, config, total, min(step, total) or total)
-    with staging.whole_folder(out, replace=False) as staged:
+    with staging.new_folder(out) as staged:
         with (staged / ROWS).open("w", encoding="utf-8") as file:
             for row in rows.select_columns(["input_ids", "labels"]):
                 file.write(json.dumps(row) + "\n")

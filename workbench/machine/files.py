@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,22 @@ ROOM_BYTES = 1 << 20
 """Free bytes below which a disk counts as full: logs and the database's log need as much."""
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Return True for an error that a full disk or quota gave, in Python or in safetensors."""
+    return errno_of(error) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def errno_of(error: BaseException) -> int | None:
+    """Return the operating system's number for an error; None for an error of another kind.
+
+    safetensors writes the number into the text of an error class of its own.
+    """
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
 def has_room(folder: Path, need_bytes: int = ROOM_BYTES) -> bool:
     """Return True where this user can write to the folder's disk, with `need_bytes` left.
 
@@ -60,7 +77,7 @@ def has_room(folder: Path, need_bytes: int = ROOM_BYTES) -> bool:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as refused:
-        return refused.errno not in (errno.ENOSPC, errno.EDQUOT)
+        return not is_full_disk(refused)
     return True
 
 

@@ -27,6 +27,11 @@ class Lock:
         self.path = path
         self._handle: int | None = None
 
+    @property
+    def held(self) -> bool:
+        """Return True while this object holds the lock."""
+        return self._handle is not None
+
     def take(self) -> bool:
         """Return True once this process holds the lock; False while another process holds it.
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workbench.machine.files import sync_path
+from workbench.errors import UsageError, WorkbenchError
+from workbench.machine.files import errno_of, is_full_disk, sync_path
+from workbench.machine.locks import Lock
+from workbench.text import safe_line
 
 
 def stage_folder(target: Path) -> Path:
@@ -65,6 +69,80 @@ def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raise WorkbenchError, with `target` and a hint, for what keeps the block from writing there.
+
+    A file elsewhere that cannot be read stays an OSError, which names it. On a full disk the name
+    says nothing: a copy reports the file that it reads.
+    """
+    try:
+        yield
+    except WorkbenchError:
+        raise
+    except Exception as refused:
+        number, full = errno_of(refused), is_full_disk(refused)
+        if number is None or not (full or _concerns(refused, target.absolute())):
+            raise
+        raise WorkbenchError(
+            f"{safe_line(target)} cannot be written: {os.strerror(number)}",
+            hint="free space on that disk, or name a place on another"
+            if full
+            else "name a folder in which you may write",
+        ) from refused
+
+
+@contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Hold the lock of `target`, a file or folder, so that no other command stages it too.
+
+    Its folder is created. Raises UsageError while another process holds the lock.
+    """
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = Lock(target.with_name(f".{target.name}.lock"))
+    try:
+        while True:
+            if not lock.take():
+                raise UsageError(
+                    f"another command is writing {safe_line(target)}",
+                    hint="wait until it has ended, or name another place",
+                )
+            if lock.stands():
+                break
+            lock.release()  # its holder removed the file after we had opened it
+        yield
+    finally:
+        if lock.held:
+            lock.path.unlink(missing_ok=True)
+            lock.release()
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Provide an empty folder that becomes `target`, which does not exist, when the block ends.
+
+    Raises UsageError where it exists or another process fills it, WorkbenchError where it cannot be
+    written.
+    """
+    with writing(target), alone(target):
+        if target.exists():  # by now
+            raise UsageError(f"{safe_line(target)} exists already", hint="name another folder")
+        with whole_folder(target, replace=False) as staged:
+            yield staged
+
+
+def _concerns(refused: Exception, target: Path) -> bool:
+    """Return True unless the error names a file that is neither a stage of `target` nor above."""
+    if not isinstance(refused, OSError) or refused.filename is None:
+        return True
+    named = Path(refused.filename)
+    if target.is_relative_to(named):
+        return True
+    inside = named.is_relative_to(target.parent) and named.relative_to(target.parent).parts[0]
+    return bool(inside) and str(inside).startswith(f".{target.name}.")
 
 
 def sync_tree(folder: Path) -> None:

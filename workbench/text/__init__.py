@@ -7,6 +7,7 @@ Everything that a file, a model or another program wrote passes here before it i
 from __future__ import annotations
 
 import re
+import shlex
 
 from workbench.text.redact import redact
 
@@ -43,3 +44,8 @@ def safe_text(text: object, limit: int = LIMIT) -> str:
 def safe_line(text: object, limit: int = 400) -> str:
     """Return `safe_text` on one line: every run of whitespace becomes one space."""
     return " ".join(safe_text(text, limit).split())
+
+
+def shell_word(text: object) -> str:
+    """Return `text` on one line, quoted where a shell would otherwise split or change it."""
+    return shlex.quote(safe_line(text, LIMIT))

@@ -26,9 +26,10 @@ from workbench.cli.export.merge import (
 )
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import UsageError, WorkbenchError
+from workbench.machine import staging
 from workbench.machine.files import sync_path, write_durably
 from workbench.machine.python_children import python_command
-from workbench.text import safe_line
+from workbench.text import safe_line, shell_word
 
 WRITER = "workbench.export.gguf.write"
 OWN_TYPES = ("f16", "bf16", "f32", "q8_0")
@@ -68,21 +69,22 @@ def gguf_command(
     kind, target = kind.lower(), target.absolute()
     _check_type(kind, lora)
     modelfile = target.with_name("Modelfile")
-    _check_targets(target, modelfile, lora, ollama)
     more = ["--ollama"] if ollama else []
-    if _is_model(Path(source)):
-        report = _write(Path(source), target, kind, *more)
-    else:
-        chosen = chosen_adapter(source)
-        if lora:
+    chosen = None if _is_model(Path(source)) else chosen_adapter(source)
+    with staging.writing(target), staging.alone(target):
+        _check_targets(target, modelfile, lora, ollama)
+        if chosen is None:
+            report = _write(Path(source), target, kind, *more)
+        elif lora:
             report = _child(WRITER, chosen.folder, target, "--type", kind, "--lora")
         else:
             report = _merged_and_written(chosen, target, kind, base, score, *more)
+        if ollama:
+            report["modelfile"] = f"FROM ./{target.name}\n{report['modelfile']}"
+            write_durably(modelfile, report["modelfile"].encode())
+    if chosen is not None:
         report["scores"] = chosen.own.values
         keep_report(chosen, "gguf-lora" if lora else "gguf", target, report)
-    if ollama:
-        report["modelfile"] = f"FROM ./{target.name}\n{report['modelfile']}"
-        write_durably(modelfile, report["modelfile"].encode())
     if as_data:
         as_json(report)
         return
@@ -90,9 +92,9 @@ def gguf_command(
     print_answer(f"{safe_line(target)}: {report['tensors']} tensors, {kind}, {size}")
     if ollama:
         name = re.sub(r"[^a-z0-9._-]", "-", target.stem.lower())
-        print_answer(f"  {'ollama':<12}ollama create {name} -f {safe_line(modelfile)}")
+        print_answer(f"  {'ollama':<12}ollama create {name} -f {shell_word(modelfile)}")
     print_answer(f"  {'read back':<12}off by {report['max_difference']:.3g} at most")
-    if "checked_on" in report:
+    if chosen is not None and "checked_on" in report:
         print_answer(f"  {'merge':<12}{describe_check(report)}")
         for line in [*describe_scores(report), *describe_after(chosen.own, report["after"])]:
             print_answer(f"  {'score':<12}{line}")

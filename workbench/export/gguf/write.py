@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench import fault_points
-from workbench.errors import ModelError, UsageError, WorkbenchError
+from workbench.errors import ModelError, UsageError
 from workbench.export.child import print_report
+from workbench.machine import staging
 from workbench.machine.files import sync_path
 from workbench.text import safe_line
 from workbench.training import libraries
@@ -34,7 +35,8 @@ def write_gguf(
     The report holds `file`, `type`, `bytes`, `tensors` and `max_difference`, the largest difference
     between a tensor in the file and the same in the file's own number format; with `ollama` also
     `modelfile`, the Modelfile without its FROM line. Raises ModelError for a model, adapter or chat
-    template that cannot be expressed, UsageError where `out` exists.
+    template that cannot be expressed, UsageError where `out` exists,
+    WorkbenchError where it cannot be written.
     """
     if os.path.lexists(out):
         raise UsageError(f"{safe_line(out)} exists already", hint="name another file")
@@ -42,22 +44,18 @@ def write_gguf(
     libraries.import_libraries(threads=None)
     partial = out.with_name(f".{out.name}.partial")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if lora:
-            from workbench.export.gguf.lora import write_lora
+        with staging.writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            if lora:
+                from workbench.export.gguf.lora import write_lora
 
-            report = write_lora(folder, partial, kind)
-        else:
-            body = _modelfile(folder) if ollama else {}  # first: it may be refused, in a second
-            report = {**_write_model(folder, partial, kind), **body}
-        fault_points.at("gguf.before_rename", partial)
-        partial.rename(out)
-        sync_path(out.parent)
-    except OSError as refused:
-        raise WorkbenchError(
-            f"{safe_line(out)} cannot be written: {safe_line(refused.strerror or refused)}",
-            hint="free space on that disk, or name a folder of yours",
-        ) from refused
+                report = write_lora(folder, partial, kind)
+            else:
+                body = _modelfile(folder) if ollama else {}  # first: it may be refused, in a second
+                report = {**_write_model(folder, partial, kind), **body}
+            fault_points.at("gguf.before_rename", partial)
+            partial.rename(out)
+            sync_path(out.parent)
     finally:
         partial.unlink(missing_ok=True)
     return {"file": str(out), "type": kind, "bytes": out.stat().st_size, **report}

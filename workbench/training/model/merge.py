@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.errors import DataError, ModelError, UsageError, WorkbenchError
+from workbench.machine.files import is_full_disk
 from workbench.machine.packages import package_problems
 from workbench.recipe.names import local_path
 from workbench.text import safe_line
@@ -207,7 +208,10 @@ def find_end_ids(
 
 @contextmanager
 def as_model_error(adapter_folder: Path) -> Iterator[None]:
-    """Raise ModelError for any error inside the block: readers of foreign files raise anything."""
+    """Raise ModelError for any error inside the block: readers of foreign files raise anything.
+
+    What a full disk gives is raised as it is: a merge writes while it reads.
+    """
     try:
         yield
     except WorkbenchError:
@@ -219,6 +223,8 @@ def as_model_error(adapter_folder: Path) -> Iterator[None]:
             hint="; ".join(one.hint for one in problems) or "run `workbench doctor`",
         ) from broken
     except Exception as broken:
+        if is_full_disk(broken):
+            raise
         raise ModelError(
             f"the adapter in {safe_line(adapter_folder)} cannot be used: "
             f"{type(broken).__name__}: {safe_line(broken, 160)}",
