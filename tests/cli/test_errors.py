@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import re
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import pytest
 from tests.cli.conftest import Workbench
 from workbench import __version__, errors
 from workbench.cli.app import _MEANT as MEANT
+from workbench.cli.confirmation import confirm_name
 from workbench.cli.errors import INTERRUPTED, report_error
-from workbench.errors import DoesNotFit
+from workbench.errors import DoesNotFit, UsageError
 from workbench.home import Home
 
 COMMANDS = (
@@ -148,3 +151,26 @@ def test_the_documented_exit_codes_are_those_of_every_error() -> None:
         kinds += kind.__subclasses__()
         codes.add(kind.exit_code)
     assert table == codes | {0, INTERRUPTED}
+
+
+def test_a_question_that_nobody_answers_names_the_command_without_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(UsageError, match="o/n was not typed; nothing was uploaded") as refused:
+        confirm_name("o/n", "push", ["my model", "o/n"], verb="upload to", done="uploaded")
+    assert refused.value.hint == "workbench push --yes 'my model' o/n"
+    assert capsys.readouterr().err.endswith(": \n")
+
+
+def test_a_full_disk_is_an_error_with_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_error(OSError(errno.ENOSPC, "No space left on device")) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: [Errno 28] No space left on device\n  → free space")
+
+
+def test_a_folder_in_a_hint_can_be_typed(workbench: Workbench, tmp_path: Path) -> None:
+    folder = tmp_path / "my recipes"
+    said = workbench("recipes", "copy", "demo", folder / "mine.yaml")
+    assert said.code == 3
+    assert f"mkdir -p '{folder}'" in said.err

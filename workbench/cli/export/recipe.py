@@ -14,7 +14,7 @@ from workbench.cli.export.merge import chosen_adapter
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.machine.python_children import python_command
-from workbench.text import safe_line
+from workbench.text import safe_line, shell_word
 
 MODULE = "workbench.export.trl_script"
 
@@ -57,6 +57,6 @@ def export_recipe_command(
         as_json(report)
         return
     print_answer(f"{safe_line(target)}: {report['rows']} rows, {report['steps']} steps")
-    print_answer(f"  python {safe_line(target / 'train.py')}")
+    print_answer(f"  python {shell_word(target / 'train.py')}")
     for note in report["notes"]:
         print_note(safe_line(note))

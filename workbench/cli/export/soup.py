@@ -18,7 +18,7 @@ from workbench.cli.trials.evaluate import evaluate_on_own_rows
 from workbench.errors import EngineError, UsageError, WorkbenchError
 from workbench.machine.python_children import python_command
 from workbench.service import RequestAnswer, Service
-from workbench.text import safe_line
+from workbench.text import safe_line, shell_word
 
 MODULE = "workbench.export.soup"
 
@@ -97,7 +97,7 @@ def score_beside(sources: Sequence[str], soup: Path) -> RequestAnswer | None:
     """
     trials = [int(word) for word in sources if word.isdecimal()]
     words = [*sources, str(soup.absolute())]
-    later = f"workbench evaluate {' '.join(map(safe_line, words))} --data FILE"
+    later = f"workbench evaluate {' '.join(map(shell_word, words))} --data FILE"
     try:
         if not trials:
             raise UsageError("no trial of the home is in it", hint=later)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -10,14 +9,13 @@ import typer
 
 from workbench import formatting
 from workbench.cli.arguments import Json
-from workbench.cli.confirmation import confirm_name
+from workbench.cli.confirmation import confirm_name, confirm_word
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
-from workbench.errors import UsageError, WorkbenchError
 from workbench.library.removal import plan_removal, remove_planned
 from workbench.library.removed import RemovalRecord
 from workbench.library.trash import empty_trash, list_trash, restore_from_trash
 from workbench.service import Service
-from workbench.text import safe_line
+from workbench.text import safe_line, shell_word
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -116,13 +114,9 @@ def empty_command(
     if known and not yes:
         size = formatting.size(sum(one.bytes for one in known))
         print_note(f"{formatting.plural(len(known), 'removal')}, {size}, cannot be restored then")
-        sys.stderr.write("type empty to delete them: ")
-        sys.stderr.flush()
-        typed = sys.stdin.readline()
-        if not typed:
-            raise UsageError("empty needs its name typed again", hint="workbench trash empty --yes")
-        if typed.strip() != "empty":
-            raise WorkbenchError("what was typed is not empty; nothing was deleted")
+        words = "".join(f" {shell_word(entry)}" for entry in entries or ())
+        without = f"workbench trash empty --yes{words}"
+        confirm_word("empty", "delete them", without=without, done="deleted")
     deleted = empty_trash(home, entries or None)
     if as_data:
         as_json(deleted)

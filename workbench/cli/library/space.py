@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from workbench import formatting
 from workbench.cli.arguments import Json
+from workbench.cli.confirmation import confirm_word
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
-from workbench.errors import UsageError, WorkbenchError
 from workbench.library.prunable import find_prunable, prune_folders
 from workbench.library.usage import KINDS, measure_usage
 from workbench.service import Service
+from workbench.text import shell_word
 
 
 def du_command(as_data: Json = False) -> None:
@@ -79,13 +79,9 @@ def prune_command(
             print_answer(f"{formatting.size(total)} in all; nothing was moved")
         return
     if found and not yes:
-        sys.stderr.write(f"type prune to move {formatting.size(total)} to the trash: ")
-        sys.stderr.flush()
-        typed = sys.stdin.readline()
-        if not typed:
-            raise UsageError("prune needs its name typed again", hint="workbench prune --yes")
-        if typed.strip() != "prune":
-            raise WorkbenchError("what was typed is not prune; nothing was moved")
+        purpose = f"move {formatting.size(total)} to the trash"
+        words = "".join(f" {shell_word(name)}" for name in names or ())
+        confirm_word("prune", purpose, without=f"workbench prune --yes{words}", done="moved")
     record = prune_folders(service.home, found, service.clock())
     if as_data:
         as_json(record)

@@ -11,7 +11,7 @@ import typer
 from workbench.cli.arguments import Json
 from workbench.cli.tables import as_json, print_answer, print_note, terminal_width
 from workbench.errors import NotThere, UsageError
-from workbench.text import safe_line
+from workbench.text import safe_line, shell_word
 from workbench.text.quantities import plural
 
 app = typer.Typer(
@@ -97,14 +97,15 @@ def import_recipe_command(
     for key, why in found.left.items():
         print_note(f"  {key}: {why}")
     if dest is not None:
-        print_note(f"next: workbench check {safe_line(dest)}")
+        print_note(f"next: workbench check {shell_word(dest)}")
 
 
 def _write_new(target: Path, content: bytes) -> None:
     """Write a file that does not exist yet; NotThere without its folder, UsageError if it does."""
     if not target.parent.is_dir():
         raise NotThere(
-            f"there is no folder {target.parent}", hint=f"create it: mkdir -p {target.parent}"
+            f"there is no folder {safe_line(target.parent)}",
+            hint=f"create it: mkdir -p {shell_word(target.parent)}",
         )
     try:
         with target.open("xb") as file:

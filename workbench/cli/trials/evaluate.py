@@ -19,7 +19,7 @@ from workbench.cli.trials.named_adapters import NamedAdapters, check_folders, fi
 from workbench.errors import RecipeError, UsageError
 from workbench.machine.python_children import python_command
 from workbench.service import RequestAnswer, Service
-from workbench.text import safe_line
+from workbench.text import safe_line, shell_word
 
 if TYPE_CHECKING:
     from workbench.recipe import Recipe
@@ -149,7 +149,7 @@ def evaluate_on_own_rows(service: Service, trial: int, words: Sequence[str]) -> 
     if data.get("eval") is None:
         raise UsageError(
             "its held-out rows are a part of the training file",
-            hint=f"workbench evaluate {' '.join(map(safe_line, words))} --data FILE",
+            hint=f"workbench evaluate {' '.join(map(shell_word, words))} --data FILE",
         )
     found = find_adapters(service, words)
     split = {} if data.get("eval_split") is None else {"data.eval_split": data["eval_split"]}

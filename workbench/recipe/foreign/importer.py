@@ -18,7 +18,7 @@ from workbench.recipe.reader import read_text
 from workbench.recipe.schema import Recipe
 from workbench.recipe.source import parse_yaml, recipe_error
 from workbench.recipe.validate import recipe_problems, with_value
-from workbench.text import safe_line
+from workbench.text import safe_line, shell_word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ def _translate(keys: Mapping[str, Any], folder: Path, file: str) -> Translation:
             hint="the workbench fine-tunes LoRA adapters on given answers, and nothing else",
         ) from refused
     if "model" in keys and "data" in keys:
-        hint = f"it may be a recipe already: workbench check {file}"
+        hint = f"it may be a recipe already: workbench check {shell_word(file)}"
     else:
         hint = "TRL, Axolotl and LLaMA-Factory are known, by their keys for the base model"
     raise RecipeError(f"{file}: is of no known trainer", hint=hint)
