@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tests.support.tick_contexts import Bench, recipe
 from tests.support.waiting import wait_for
 from workbench.cli import main
 from workbench.cli.child import _leave, ask_child, run_child
-from workbench.cli.export.merge import adapter_of, describe_difference
+from workbench.cli.export.merge import adapter_of, chosen_adapter, describe_difference
 from workbench.cli.recipes.train import default_folder, find_warm_source, prepare_folder
 from workbench.errors import CheckpointError, NotThere, UsageError, WorkbenchError
 from workbench.home import Home
@@ -147,6 +148,21 @@ def test_merge_finds_the_adapter_of_a_trial(bench: Bench) -> None:
     bench.submit(recipe())
     bench.until(State.DONE, 2)
     assert adapter_of("2") == Path(bench.context.home.trial(2) / "adapter")
+
+
+def test_the_folder_of_a_trials_adapter_stands_for_the_trial(bench: Bench, tmp_path: Path) -> None:
+    bench.submit(recipe())
+    bench.until(State.DONE, 2)
+    folder = bench.context.home.trial(2) / "adapter"
+    (folder / "adapter_config.json").write_text("{}")
+    for word in (folder, folder.parent):
+        trial = chosen_adapter(str(word)).trial
+        assert trial is not None
+        assert trial.id == 2
+    copy = shutil.copytree(folder, tmp_path / "2" / "adapter")
+    assert chosen_adapter(str(copy)).trial is None
+    unknown = shutil.copytree(folder, bench.context.home.trial(99) / "adapter")
+    assert chosen_adapter(str(unknown)).trial is None
 
 
 def test_merge_takes_an_adapters_folder_too(tmp_path: Path) -> None:

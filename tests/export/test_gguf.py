@@ -179,6 +179,17 @@ def test_an_adapter_alone_of_another_base_is_refused(sizes: dict[str, Any], tmp_
     assert not (tmp_path / "a.gguf").exists()
 
 
+def test_an_adapter_alone_is_written_where_its_base_was_moved(tmp_path: Path) -> None:
+    base = made(tmp_path / "base", "llama")
+    adapter = random_adapter(base, tmp_path / "adapter")
+    base.rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match=f"the base {base} is not here") as refused:
+        write_gguf(adapter, tmp_path / "a.gguf", "f32", lora=True)
+    assert "--base" in refused.value.hint
+    write_gguf(adapter, tmp_path / "a.gguf", "f32", lora=True, base=str(tmp_path / "moved"))
+    assert len(tensor(tmp_path / "a.gguf", "blk.1.attn_k.weight.lora_a"))
+
+
 @pytest.mark.slow
 def test_a_killed_writer_leaves_no_file(tmp_path: Path) -> None:
     out = tmp_path / "m.gguf"

@@ -335,6 +335,18 @@ def test_a_full_disk_is_not_blamed_on_the_adapter(
     assert {file.name for file in tmp_path.iterdir()} == {"base", "adapter"}
 
 
+@pytest.mark.parametrize("place", [None, "./nowhere"])
+def test_a_base_that_was_moved_is_not_looked_for_on_the_hub(
+    place: str | None, tmp_path: Path
+) -> None:
+    base = sharded(tmp_path / "base")
+    adapter = random_adapter(base, tmp_path / "adapter")
+    base.rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match=f"{place or base} is not here") as refused:
+        merge_adapter(adapter, tmp_path / "out", place)
+    assert "--base" in refused.value.hint
+
+
 def test_two_merges_to_one_folder_do_not_mix_their_shards(tmp_path: Path, rows: Path) -> None:
     base = sharded(tmp_path / "base")
     adapter, other = (random_adapter(base, tmp_path / name) for name in ("one", "two"))

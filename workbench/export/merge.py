@@ -36,6 +36,7 @@ from workbench.training.model.merge import (
     DTYPES,
     apply_umask,
     as_model_error,
+    check_base_is_here,
     find_end_ids,
     free_place,
     path_of,
@@ -133,6 +134,7 @@ def _merge(
     with as_model_error(adapter):
         config = PeftConfig.from_pretrained(adapter)
     base = path_of(base_path or str(config.base_model_name_or_path))
+    check_base_is_here(base)
     revision = None if base_path else config.revision
     _check_revision(str(config.base_model_name_or_path), config.revision, base_path)
     check_weights(base, revision, attention="eager")

@@ -76,7 +76,8 @@ def gguf_command(
         if chosen is None:
             report = _write(Path(source), target, kind, *more)
         elif lora:
-            report = _child(WRITER, chosen.folder, target, "--type", kind, "--lora")
+            place = [] if base is None else ["--base", base]
+            report = _child(WRITER, chosen.folder, target, "--type", kind, "--lora", *place)
         else:
             report = _merged_and_written(chosen, target, kind, base, score, *more)
         if ollama:

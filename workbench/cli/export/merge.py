@@ -123,18 +123,32 @@ class ChosenAdapter:
 
 
 def chosen_adapter(word: str) -> ChosenAdapter:
-    """Return the adapter of a trial's id, or of a folder; raises NotThere."""
-    folder = adapter_of(word)
-    if not is_id(word):
+    """Return the adapter of a trial's id, or of a folder; raises NotThere.
+
+    The folder in which a trial of this home left its adapter stands for that trial.
+    """
+    folder, service = adapter_of(word), Service()
+    id = int(word) if is_id(word) else _trial_of(service, folder)
+    if id is None:
         return ChosenAdapter(folder=folder, own=_own_of_folder(folder))
-    service = Service()
-    found = service.trial(int(word))
+    found = service.trial(id)
     return ChosenAdapter(
         folder=folder,
         own=_own_of_trial(service, found, folder),
         trial=found.trial,
         home=service.home,
     )
+
+
+def _trial_of(service: Service, folder: Path) -> int | None:
+    """Return the id of the trial of this home that left its adapter in `folder`."""
+    id = folder.resolve().parent.name
+    if not is_id(id) or folder.resolve() != (service.home.trial(int(id)) / "adapter").resolve():
+        return None
+    try:
+        return service.trial(int(id)).trial.id
+    except NotThere:  # a home whose database is new has folders of trials that it does not know
+        return None
 
 
 def _own_of_folder(folder: Path) -> OwnScores:

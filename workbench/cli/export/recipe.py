@@ -43,7 +43,9 @@ def export_recipe_command(
     if chosen.own.rows is None:
         raise NotThere(
             f"the prepared rows of {safe_line(source)} are not in the cache",
-            hint="`workbench check RECIPE` on the trial's recipe prepares them again",
+            hint="name the trial by its id"
+            if chosen.trial is None
+            else f"prepare them again: workbench check {shell_word(chosen.folder / 'recipe.yaml')}",
         )
     rows = chosen.own.rows.with_name("train.arrow")
     ended = ask_child(python_command(MODULE, str(chosen.folder), str(rows), str(target)))

@@ -9,7 +9,7 @@ import typer
 
 from workbench.cli.arguments import Json
 from workbench.cli.export.merge import chosen_adapter, keep_report
-from workbench.cli.tables import as_json, print_answer
+from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.text import safe_line
 
 
@@ -23,10 +23,13 @@ def vllm_command(
 ) -> None:
     """Copy an adapter for vLLM, check rank and modules, and print the command that serves it."""
     from workbench.adapters.vllm_folder import write_vllm_folder  # imports the recipe's YAML
+    from workbench.recipe.names import is_local
 
     chosen = chosen_adapter(source)
     written = write_vllm_folder(chosen.folder, target, name or target.absolute().name)
     keep_report(chosen, "vllm", target, {"command": written.command, "scores": chosen.own.values})
+    if is_local(written.base) and not Path(written.base).is_dir():
+        print_note(f"its base {safe_line(written.base)} is not here: name the folder where it is")
     if as_data:
         as_json(written)
         return

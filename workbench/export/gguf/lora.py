@@ -23,10 +23,16 @@ from workbench.export.gguf.read_back import compare_tensors
 from workbench.text import safe_line
 
 
-def write_lora(folder: Path, partial: Path, kind: str) -> dict[str, Any]:
-    """Write the adapter's file and return the report of reading it back."""
+def write_lora(
+    folder: Path, partial: Path, kind: str, base_path: str | None = None
+) -> dict[str, Any]:
+    """Write the adapter's file and return the report of reading it back.
+
+    `base_path` is another place of the base, whose layers and configuration are read.
+    """
     import gguf
 
+    from workbench.training.model.merge import check_base_is_here, path_of
     from workbench.training.model.weights import read_config
 
     if kind not in ("f16", "f32"):
@@ -41,6 +47,9 @@ def write_lora(folder: Path, partial: Path, kind: str) -> dict[str, Any]:
         raise _inexpressible("DoRA" if changes.settings.dora else "it trains whole layers")
     stored = json.loads((folder / CONFIG).read_bytes())
     base = published_base(str(stored["base_model_name_or_path"]), stored.get("revision"))
+    if base_path is not None:
+        base = published_base(path_of(base_path))
+    check_base_is_here(base.name)
     check_layers(changes, base.name, base.revision)
     config = read_config(base.name, base.revision).get_text_config()
     family = family_of(config)

@@ -28,7 +28,13 @@ TYPES = ("f16", "bf16", "f32", "q8_0")
 
 
 def write_gguf(
-    folder: Path, out: Path, kind: str, *, lora: bool = False, ollama: bool = False
+    folder: Path,
+    out: Path,
+    kind: str,
+    *,
+    lora: bool = False,
+    ollama: bool = False,
+    base: str | None = None,
 ) -> dict[str, Any]:
     """Write the file, whole or not at all, read it back, and return a report.
 
@@ -49,7 +55,7 @@ def write_gguf(
             if lora:
                 from workbench.export.gguf.lora import write_lora
 
-                report = write_lora(folder, partial, kind)
+                report = write_lora(folder, partial, kind, base)
             else:
                 body = _modelfile(folder) if ollama else {}  # first: it may be refused, in a second
                 report = {**_write_model(folder, partial, kind), **body}
@@ -159,10 +165,16 @@ def main() -> int:
     parser.add_argument("--type", choices=TYPES, default="f16")
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--ollama", action="store_true")
+    parser.add_argument("--base", help="another place of the base, with --lora")
     given = parser.parse_args()
     return print_report(
         lambda: write_gguf(
-            given.folder, given.out, given.type, lora=given.lora, ollama=given.ollama
+            given.folder,
+            given.out,
+            given.type,
+            lora=given.lora,
+            ollama=given.ollama,
+            base=given.base,
         )
     )
 

@@ -238,6 +238,19 @@ def path_of(name: str) -> str:
     return name if folder is None else str(folder)
 
 
+def check_base_is_here(base: str) -> None:
+    """Raise ModelError for a base that is named as a folder where none is.
+
+    transformers would take the path for a hub id that is spelled wrong.
+    """
+    is_path = os.path.isabs(base) or base.startswith((".", "~")) or base.count("/") > 1
+    if is_path and not os.path.isdir(base):
+        raise ModelError(
+            f"the base {safe_line(base, 200)} is not here",
+            hint="name the folder where it is now, or its name on the hub: --base PATH",
+        )
+
+
 def load_base(base: str, revision: str | None) -> tuple[PreTrainedModel, bool]:
     """Return the base in its published 16 or 32 bits, and True when it had to be dequantised."""
     from workbench.training.model.base import keep_layout
