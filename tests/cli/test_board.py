@@ -33,6 +33,17 @@ def swept(bench: Bench) -> Bench:
     return bench
 
 
+def test_the_newest_that_is_not_archived_is_shown(swept: Bench, workbench: Workbench) -> None:
+    other = swept.submit(recipe(name="other"))
+    while swept.store.experiment(other).ended_utc is None:
+        swept.ticks()
+    assert workbench("board").out.startswith("other, by")
+    assert workbench("archive", "other").code == 0
+    assert workbench("board").out.startswith("tiny, by")
+    assert workbench("archive", "tiny").code == 0
+    assert workbench("board").out.startswith("other, by")
+
+
 def test_a_terminal_of_80_columns_shows_intervals_differences_and_ties(
     swept: Bench, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

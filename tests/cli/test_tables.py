@@ -26,6 +26,16 @@ def test_columns_are_aligned() -> None:
     assert lines == ["id  name", " 1  a", "22  bb"]
 
 
+def test_one_long_text_takes_no_column_from_the_others() -> None:
+    rows = [("0.71–0.87", "lr=0.004 " * n) for n in (1, 1, 1, 1, 9)]
+    heads, *lines = format_table(("95 %", "settings"), rows, flexible=1, optional=("95 %",))
+    assert heads.split() == ["95", "%", "settings"]
+    assert len(lines[-1]) == 80
+    assert lines[-1].endswith("…")
+    wide = [("0.71–0.87", "lr=0.004 " * 9) for _ in range(5)]
+    assert format_table(("95 %", "settings"), wide, flexible=1, optional=("95 %",))[0] == "settings"
+
+
 def test_a_long_line_is_cut_in_its_flexible_column() -> None:
     (_, line) = format_table(("id", "name"), [(1, "x" * 200)], flexible=1)
     assert count_cells(line) == 80

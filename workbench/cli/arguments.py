@@ -11,7 +11,9 @@ from workbench.text import safe_line
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ExperimentOrNewest = Annotated[
     str | None,
-    typer.Argument(metavar="EXPERIMENT", help="Its name or id; without one, the newest."),
+    typer.Argument(
+        metavar="EXPERIMENT", help="Its name or id; without one, the newest that is not archived."
+    ),
 ]
 
 

@@ -146,15 +146,20 @@ def format_table(
 
     `right` names the heads of right-aligned columns. A column named in `optional` is left out where
     all its cells are `-`; where lines are still too wide, more optional columns are left out in
-    the order given. Then texts longer than NAME_CELLS, such as names of experiments, are cut to
-    that. Last, the column with index `flexible` is cut to fit.
+    the order given. One long text in the column with index `flexible` leaves out none: what four of
+    five cells there need is counted. Then texts longer than NAME_CELLS, such as names of
+    experiments, are cut to that. Last, the flexible column is cut to fit.
     """
     text = [[safe_line(cell) for cell in row] for row in rows]
     widths = [max(count_cells(line[n]) for line in [list(heads), *text]) for n in range(len(heads))]
     kept = list(range(len(heads)))
     empty = [head for n, head in enumerate(heads) if text and all(row[n] == "-" for row in text)]
+    usual = list(widths)
+    if text:
+        cells = sorted(count_cells(line[flexible]) for line in text)
+        usual[flexible] = max(count_cells(heads[flexible]), cells[(len(cells) * 4 - 1) // 5])
     for head in sorted(optional, key=lambda head: head not in empty):
-        if head in empty or _total(widths, kept) > terminal_width():
+        if head in empty or _total(usual, kept) > terminal_width():
             kept.remove(list(heads).index(head))
     names = [n for n in kept if n != flexible % len(heads) and heads[n] not in right]
     for n in [*sorted(names, key=lambda n: -widths[n]), flexible]:

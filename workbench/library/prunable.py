@@ -20,6 +20,7 @@ from workbench.library.trash import finish_moves, move_to_trash
 from workbench.library.usage import disk_bytes
 from workbench.store.reader import Reader
 from workbench.store.rows import Experiment
+from workbench.text.quantities import plural
 from workbench.trial import FINAL, State
 
 _NOT_ROWS = "sources"
@@ -67,7 +68,7 @@ def prune_folders(home: Home, found: Sequence[PrunableFolder], now_utc: float) -
             RemovalRecord(
                 entry=next(name for name in names if name not in taken),
                 kind="prune",
-                about=f"{len(found)} folders",
+                about=plural(len(found), "folder"),
                 folders=tuple(one.folder for one in found),
                 bytes=sum(one.bytes for one in found),
                 removed_utc=now_utc,

@@ -211,9 +211,10 @@ def _print_series(service: Service, detail: TrialDetail, name: str, as_data: boo
 
 
 def chosen_experiment(service: Service, key: str | None) -> str | int:
-    """Return the name or id that was given, else the newest experiment's id.
+    """Return the name or id that was given, else the newest id that is not archived.
 
-    Raises NotThere where none was given and nothing has run.
+    Where all are archived it is the newest of them. Raises NotThere where none was given and
+    nothing has run.
     """
     if key is not None:
         return key
@@ -223,4 +224,5 @@ def chosen_experiment(service: Service, key: str | None) -> str | int:
             f"nothing has run in {service.home.root} yet",
             hint="try `workbench demo`, or `workbench run RECIPE`",
         )
-    return experiments[0].id
+    archived = service.archived()
+    return next((one.id for one in experiments if one.id not in archived), experiments[0].id)
