@@ -171,6 +171,20 @@ def test_a_trials_own_scores_are_reused_for_its_own_held_out_rows(bench_of: Make
     assert trial.score == bench.store.trial(4).score
 
 
+def test_known_scores_are_reused_while_their_card_is_at_work(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    finish(bench, bench.submit(recipe()))
+    (scored_on,) = {attempt.card for attempt in bench.store.attempts(2)}
+    other = bench.submit(recipe(sweep=SWEEP))
+    while scored_on not in {attempt.card for attempt in bench.store.live_attempts()}:
+        bench.ticks()
+    [trial] = score_trials(bench, evaluate(bench, 2, digest="e"))
+    assert trial.state is State.DONE
+    assert trial.score == bench.store.trial(2).score
+    finish(bench, other)
+    assert differences_from_repair(bench.context.home) == []
+
+
 def test_a_folder_that_changed_is_scored_again(bench_of: MakeBench) -> None:
     bench = bench_of()
     finish(bench, bench.submit(recipe()))

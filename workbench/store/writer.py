@@ -290,11 +290,19 @@ class Store(Reader):
     # --- attempts ---
 
     def add_attempt(
-        self, trial: int, card: str, plan: dict[str, Any], predicted_bytes: int, from_step: int
+        self,
+        trial: int,
+        card: str,
+        plan: dict[str, Any],
+        predicted_bytes: int,
+        from_step: int,
+        *,
+        outcome: str | None = None,
     ) -> int:
         """Add a live attempt that starts at step `from_step`, and return its id.
 
-        `card` is a UUID. The database refuses a second live attempt of a trial or on a card.
+        `card` is a UUID. The database refuses a second live attempt of a trial or on a card. With
+        `outcome` the attempt has ended already, and may name a card on which another one is live.
         """
         return self.insert_row(
             "attempts",
@@ -305,6 +313,8 @@ class Store(Reader):
             started_utc=self.clock(),
             from_step=from_step,
             last_step=from_step,
+            outcome=outcome,
+            ended_utc=None if outcome is None else self.clock(),
         )
 
     def touch_attempt(self, attempt: int, **values: Any) -> None:

@@ -109,7 +109,10 @@ def take_over_score(context: TickContext, id: int, source: int) -> bool:
     trial = store.trial(id)
     experiment = store.experiment(trial.experiment)
     with store.writing():
-        attempt = store.add_attempt(id, before.card, before.plan, before.predicted_bytes, 0)
+        # It has ended from the start: the card of the source may be at work for another trial.
+        attempt = store.add_attempt(
+            id, before.card, before.plan, before.predicted_bytes, 0, outcome=Outcome.DONE
+        )
         given = Assignment(
             attempt=attempt,
             trial=id,
@@ -131,7 +134,7 @@ def take_over_score(context: TickContext, id: int, source: int) -> bool:
         store.move(id, State.QUEUED, State.STARTING, by="place", why=why)
         end = ingest_events(store, store.attempt(attempt), events_file(context.home, attempt))
         assert end is not None
-        store.end_attempt(attempt, end.outcome, end.reason)
+        store.touch_attempt(attempt, reason=end.reason, phase="", ends_utc=None)
         store.move(id, State.STARTING, State.DONE, by="reconcile", why=end.reason)
     return True
 
