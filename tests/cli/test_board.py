@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 import pytest
 
@@ -31,6 +32,17 @@ def swept(bench: Bench) -> Bench:
         losses = made_up_losses(1.0, ROWS, seed=trial)
         put_rows(bench.store, trial, losses=losses, right=made_up_answers(right, ROWS, trial))
     return bench
+
+
+def test_one_trial_with_long_settings_costs_no_interval(swept: Bench, workbench: Workbench) -> None:
+    settings = {"train.learning_rate": 0.04, "lora.dropout": 0.1, "train.weight_decay": 0.012345}
+    query = "update trials set settings = ? where id = 2"
+    swept.store.db.execute(query, (json.dumps(settings),))
+    lines = workbench("board").out.splitlines()
+    assert "95 %" in lines[1]
+    assert "vs best" in lines[1]
+    assert all(count_cells(line) <= 80 for line in lines[:6])
+    assert any(line.endswith("…") for line in lines[2:6])
 
 
 def test_the_newest_that_is_not_archived_is_shown(swept: Bench, workbench: Workbench) -> None:

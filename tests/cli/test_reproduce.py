@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
+from tests.support.tick_contexts import Bench, recipe
 from tests.support.waiting import wait_for
 from workbench.library.reproduction import changed_versions, compare_runs
 from workbench.service import Service
@@ -39,6 +40,19 @@ def test_a_base_and_an_unfinished_trial_are_not_reproduced(
 ) -> None:
     workbench("run", recipe_file(tmp_path), "--watch")
     assert workbench("reproduce", "1").code == 2
+
+
+def test_a_reproduction_that_was_refused_says_how_to_ask_again(
+    bench: Bench, workbench: Workbench
+) -> None:
+    bench.submit(recipe())
+    bench.until(State.DONE, 2)
+    again = bench.submit(recipe(name="tiny-again-2"))
+    bench.store.mark_refused(again, "its model is gone", "put it back")
+    said = workbench("reproduce", "2")
+    assert said.code == 1
+    assert "error: tiny-again-2 did not train: its model is gone" in said.err
+    assert "put it back. Then workbench rm tiny-again-2, and this command again" in said.err
 
 
 def test_other_versions_are_named(engine: Engine, workbench: Workbench, tmp_path: Path) -> None:

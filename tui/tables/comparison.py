@@ -34,7 +34,7 @@ def setting_lines(found: Comparison, cells: int) -> list[Line]:
     Where the columns do not fit, each setting is one line of names and values.
     """
     if not found.settings:
-        return [(("their settings are the same", "dim"),)]
+        return [((found.no_settings_words, "dim"),)]
     names = names_of(found.trials)
     key_cells = min(_KEY, max(len(formatting.short_key(key)) for key in found.settings) + 1)
     width = (cells - key_cells) // len(names)

@@ -138,32 +138,35 @@ def format_table(
     rows: Sequence[Sequence[object]],
     *,
     right: Sequence[str] = (),
-    flexible: int = -1,
+    flexible: str = "",
     optional: Sequence[str] = (),
+    dear: Sequence[str] = (),
     colour: Callable[[str], str] = lambda cell: STATE_COLOURS.get(cell, ""),
 ) -> list[str]:
     """Return aligned lines, heads first, no wider than the terminal.
 
     `right` names the heads of right-aligned columns. A column named in `optional` is left out where
     all its cells are `-`; where lines are still too wide, more optional columns are left out in
-    the order given. One long text in the column with index `flexible` leaves out none: what four of
-    five cells there need is counted. Then texts longer than NAME_CELLS, such as names of
-    experiments, are cut to that. Last, the flexible column is cut to fit.
+    the order given. One in `dear` is left out only where lines are too wide without the longest
+    fifth of the texts in the column named `flexible`, by default the last one. Then texts longer
+    than NAME_CELLS, such as names of experiments, are cut to that. Last, the flexible column is cut
+    to fit.
     """
     text = [[safe_line(cell) for cell in row] for row in rows]
     widths = [max(count_cells(line[n]) for line in [list(heads), *text]) for n in range(len(heads))]
     kept = list(range(len(heads)))
     empty = [head for n, head in enumerate(heads) if text and all(row[n] == "-" for row in text)]
-    usual = list(widths)
+    usual, last = list(widths), list(heads).index(flexible or heads[-1])
     if text:
-        cells = sorted(count_cells(line[flexible]) for line in text)
-        usual[flexible] = max(count_cells(heads[flexible]), cells[(len(cells) * 4 - 1) // 5])
+        cells = sorted(count_cells(line[last]) for line in text)
+        usual[last] = max(count_cells(heads[last]), cells[max(0, len(cells) * 4 // 5 - 1)])
     for head in sorted(optional, key=lambda head: head not in empty):
-        if head in empty or _total(usual, kept) > terminal_width():
+        needed = usual if head in dear else widths
+        if head in empty or _total(needed, kept) > terminal_width():
             kept.remove(list(heads).index(head))
-    names = [n for n in kept if n != flexible % len(heads) and heads[n] not in right]
-    for n in [*sorted(names, key=lambda n: -widths[n]), flexible]:
-        least = 8 if n == flexible else NAME_CELLS
+    names = [n for n in kept if n != last and heads[n] not in right]
+    for n in [*sorted(names, key=lambda n: -widths[n]), last]:
+        least = 8 if n == last else NAME_CELLS
         over = max(0, _total(widths, kept) - terminal_width())
         widths[n] = min(widths[n], max(least, widths[n] - over))
 

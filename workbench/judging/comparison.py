@@ -83,6 +83,12 @@ class Comparison:
         """Number of rows on which one trial is right and another is wrong."""
         return sum(row.disagrees for row in self.rows)
 
+    @property
+    def no_settings_words(self) -> str:
+        """What is said in place of an empty table of settings."""
+        trained = sum(trial.kind is not Kind.BASE for trial in self.trials)
+        return "their settings are the same" if trained > 1 else "the base is untrained"
+
 
 def compare_trials(reader: Reader, home_root: Path, ids: Sequence[int]) -> Comparison:
     """Return the comparison of two or more trials, the base's among them.

@@ -41,7 +41,7 @@ def adapters_command(
         ("trial", "experiment", "score", "base", "data", "size", "settings", "tags"),
         [_cells(one) for one in found],
         right=("trial", "score", "size"),
-        flexible=6,
+        flexible="settings",
         optional=("tags", "data", "base"),
     )
     for one in found:

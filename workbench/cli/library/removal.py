@@ -79,7 +79,7 @@ def list_command(as_data: Json = False) -> None:
         for one in found
     ]
     heads = ("entry", "what", "trials", "size", "removed")
-    out_table(heads, rows, right=("trials", "size"), flexible=1)
+    out_table(heads, rows, right=("trials", "size"), flexible="what")
 
 
 @app.command("restore")

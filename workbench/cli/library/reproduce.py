@@ -10,13 +10,13 @@ from workbench import formatting
 from workbench.cli.arguments import Json, TrialId
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.control import need_engine
-from workbench.errors import NotThere, UsageError
+from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.library.reproduction import Reproduction, changed_versions, compare_runs
 from workbench.machine.packages import installed_versions
 from workbench.service import Service, TrialDetail
 from workbench.store.rows import Experiment, TrialRow
 from workbench.text import safe_line
-from workbench.trial import Kind
+from workbench.trial import Kind, State
 
 
 def reproduce_command(
@@ -38,6 +38,13 @@ def reproduce_command(
         _submit(service, found, name, anyway, as_data)
         return
     second = next((one for one in service.trials(again.id) if one.kind == Kind.TUNE), None)
+    failed = second if second is not None and second.state is State.FAILED else None
+    if (lost := again if again.state == "refused" else failed) is not None:
+        first = f"{lost.hint}. " if lost.hint else ""
+        raise WorkbenchError(
+            f"{name} did not train: {safe_line(lost.reason)}",
+            hint=f"{first}Then workbench rm {name}, and this command again",
+        )
     if second is None or not second.state.final:
         state = again.reason or again.state if second is None else str(second.state)
         if as_data:

@@ -46,7 +46,7 @@ def du_command(as_data: Json = False) -> None:
     ]
     rows.append(("everything", *("-" for _ in KINDS), formatting.size(used.total_bytes)))
     heads = ("experiment", *KINDS, "all")
-    out_table(heads, rows, right=heads[1:], flexible=0)
+    out_table(heads, rows, right=heads[1:], flexible="experiment")
 
 
 def prune_command(
@@ -71,7 +71,7 @@ def prune_command(
     total = sum(one.bytes for one in found)
     if found and not as_data:
         rows = [(one.folder, formatting.size(one.bytes), one.why) for one in found]
-        out_table(("folder", "size", "why"), rows, right=("size",), flexible=2)
+        out_table(("folder", "size", "why"), rows, right=("size",))
     if dry_run:
         if as_data:
             as_json({"folders": found, "bytes": total})

@@ -104,7 +104,7 @@ def _print(found: list[dict[str, Any]]) -> None:
     ]
     right = ("cc", "usable", "free", "load", "temp", "power", "energy")
     optional = ("cc", "energy", "power", "temp")
-    out_table(heads, rows, right=right, flexible=0, optional=optional)
+    out_table(heads, rows, right=right, flexible=heads[0], optional=optional)
     for card in found:
         for text in _ailing(card):
             print_answer(f"{card['uuid']}: {text}")

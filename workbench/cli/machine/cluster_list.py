@@ -62,7 +62,7 @@ def _print_boxes(boxes: list[dict[str, Any]]) -> None:
         )
         for one in boxes
     ]
-    out_table(heads, rows, right=("cards", "free disk"), flexible=0)
+    out_table(heads, rows, right=("cards", "free disk"), flexible=heads[0])
     for one in boxes:
         if text := one.get("problem") or one.get("skewed"):
             print_answer(f"{safe_line(one['box'])}: {safe_line(text)}")

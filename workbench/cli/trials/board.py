@@ -86,7 +86,7 @@ def print_board(board: JudgedBoard) -> None:
     right = ("rank", "trial", "score", *numbers)
     heads = ("rank", "trial", "state", "score", "95 %", *numbers, "settings")
     optional = ("tok/s", "energy", "time", "peak", "step", "95 %", "vs best")
-    out_table(heads, lines, right=right, flexible=11, optional=optional)
+    out_table(heads, lines, right=right, optional=optional, dear=("95 %", "vs best"))
     for note in board_words.footnotes(board):
         print_answer(note)
     if board.finals:
@@ -104,9 +104,7 @@ def _print_finals(board: JudgedBoard) -> None:
         for row in board.finals
     ]
     right = ("rank", "trial", "mean", "vs base", "vs best", "seeds", "ships")
-    out_table(
-        finals_words.HEADS, lines, right=right, flexible=8, optional=("vs best", "vs base", "95 %")
-    )
+    out_table(finals_words.HEADS, lines, right=right, optional=("vs best", "vs base", "95 %"))
     for note in finals_words.seed_notes(board.finals):
         print_answer(note)
 

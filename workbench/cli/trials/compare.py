@@ -102,9 +102,9 @@ def _print_settings(found: Comparison) -> None:
         for key, values in found.settings.items()
     ]
     if rows:
-        out_table(("setting", *_names(found)), rows, flexible=len(found.trials))
+        out_table(("setting", *_names(found)), rows)
     else:
-        print_answer("their settings are the same")
+        print_answer(found.no_settings_words)
 
 
 def _setting_cell(trial: TrialRow, value: object) -> str:
@@ -119,7 +119,7 @@ def _print_scores(found: Comparison) -> None:
     print_answer()
     names = _names(found)
     rows = [(s.name, *(formatting.score(value) for value in s.values)) for s in found.scores]
-    out_table(("score", *names), rows, right=names, flexible=0)
+    out_table(("score", *names), rows, right=names, flexible="score")
     print_answer()
     differences = [
         (score.name, name, *_difference_cells(one))
@@ -127,7 +127,7 @@ def _print_scores(found: Comparison) -> None:
         for name, one in zip(names[1:], score.differences[1:], strict=True)
     ]
     heads = ("score", f"minus {names[0]}", "difference", "95 % interval", "p")
-    out_table(heads, differences, right=heads[2:], flexible=0)
+    out_table(heads, differences, right=heads[2:], flexible="score")
     better = "higher" if up_is_better(found.scores[0].name) else "lower"
     print_answer(f"{better} {found.scores[0].name} is better")
 
@@ -162,7 +162,7 @@ def _print_curves(found: Comparison) -> None:
         for name, curve in zip(names, curves, strict=True)
     ]
     heads = ("held-out loss at step", *(str(step) for step in some))
-    out_table(heads, rows, right=heads[1:], flexible=0)
+    out_table(heads, rows, right=heads[1:], flexible=heads[0])
 
 
 def _spread(steps: list[int], most: int) -> list[int]:

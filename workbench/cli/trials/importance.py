@@ -51,4 +51,4 @@ def importance_command(
         for one in found.settings
     ]
     heads = ("setting", "explains", "90 %", "best", "")
-    out_table(heads, rows, right=("explains",), flexible=4)
+    out_table(heads, rows, right=("explains",))

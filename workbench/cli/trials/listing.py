@@ -110,7 +110,7 @@ def _print_experiments(found: list[Experiment]) -> None:
         for one in found
     ]
     heads = ("id", "experiment", "state", "trials", "submitted")
-    out_table(heads, rows, right=("id",), flexible=3, optional=("submitted",))
+    out_table(heads, rows, right=("id",), flexible="trials", optional=("submitted",))
     for one in found:
         if one.state == "refused" and one.hint:
             print_answer(
@@ -144,7 +144,6 @@ def _print_trials(one: Experiment, trials: list[TrialRow], places: Mapping[int, 
         heads,
         rows,
         right=("trial", "step", "loss", "score", "left"),
-        flexible=7,
         optional=("left", "card"),
     )
     for why, ids in _reasons(trials).items():

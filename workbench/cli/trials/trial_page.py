@@ -31,7 +31,7 @@ def print_page(detail: TrialDetail, row: BoardRow | None, board: Sequence[BoardR
     if detail.moves:
         print_answer("\nmoves", "bold")
         rows = [(formatting.date_time(m.at_utc), m.before, m.after, m.why) for m in detail.moves]
-        out_table(("when", "from", "to", "why"), rows, flexible=3)
+        out_table(("when", "from", "to", "why"), rows)
     for sample in detail.samples:
         correctness = {True: "right", False: "wrong", None: "not judged"}[sample.correct]
         print_answer(f"\nsample, {correctness}", "bold")
@@ -109,7 +109,7 @@ def _attempts(attempts: list[AttemptRow]) -> None:
     ]
     heads = ("id", "card", "steps", "outcome", "predicted", "measured", "time", "energy", "why")
     right = ("id", "steps", "predicted", "measured", "time", "energy")
-    out_table(heads, rows, right=right, flexible=8, optional=("energy",))
+    out_table(heads, rows, right=right, optional=("energy",))
     for attempt in attempts:
         print_answer(f"  plan of {attempt.id}: {_plan(attempt)}")
 
