@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tests.engine.test_control import ask
 from tests.support.tick_contexts import PREPARED, Bench, cpu_card, gpu_card, make_bench, recipe
 from workbench import fault_points
 from workbench.adapters.subjects import read_subjects
+from workbench.cli.export.merge import chosen_adapter
 from workbench.scheduler.propose_trials import enqueue_trials
 from workbench.scheduler.recover import requeue_all
 from workbench.store.board import rank_adapters
@@ -169,6 +171,22 @@ def test_a_trials_own_scores_are_reused_for_its_own_held_out_rows(bench_of: Make
     [trial] = score_trials(bench, id)
     assert trial.state is State.DONE
     assert trial.score == bench.store.trial(4).score
+
+
+def test_an_export_of_an_evaluation_is_compared_with_its_own_scores(
+    bench_of: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of()
+    monkeypatch.setenv("WORKBENCH_HOME", str(bench.context.home.root))
+    finish(bench, bench.submit(recipe()))
+    id = evaluate(bench, 2)
+    finish(bench, id)
+    [scored] = score_trials(bench, id)
+    adapter = bench.context.home.trial(2) / "adapter"
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "scores.json").write_text(json.dumps({"values": {"exact_match": 0.123}}))
+    assert chosen_adapter("2").own.values == {"exact_match": 0.123}
+    assert chosen_adapter(str(scored.id)).own.values["exact_match"] == scored.score
 
 
 def test_known_scores_are_reused_while_their_card_is_at_work(bench_of: MakeBench) -> None:

@@ -29,6 +29,7 @@ from workbench.machine.python_children import python_command
 from workbench.service import Service, TrialDetail
 from workbench.store.rows import TrialRow
 from workbench.text import safe_line
+from workbench.trial import Kind
 
 MODULE = "workbench.export.merge"
 REPORT = "export.json"
@@ -171,8 +172,11 @@ def _own_of_trial(service: Service, found: TrialDetail, folder: Path) -> OwnScor
     board = service.judged_board(found.experiment.id).rows
     row = next((one for one in board if one.trial == found.trial.id), None)
     low, high = (None, None) if row is None else (row.score_low, row.score_high)
+    # An adapter's folder holds its trial's scores; an evaluation of it has its own, on other rows.
+    evaluated = row.scores if row is not None and found.trial.kind is Kind.SCORE else {}
+    known = {name: value for name, value in evaluated.items() if value is not None}
     return OwnScores(
-        values=_stored_scores(folder),
+        values=known or _stored_scores(folder),
         rows=rows if rows.is_file() else None,
         evaluate=trial_recipe(found.experiment, found.trial).evaluate.model_dump_json(),
         ranked=found.experiment.rank_by,
