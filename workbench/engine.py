@@ -7,7 +7,6 @@ crash.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -26,7 +25,7 @@ from workbench.fleet import RayLost
 from workbench.fleet.kernel_cache import prune_kernels
 from workbench.fleet.ray_fleet import RayFleet
 from workbench.home import STOPPED_BY_A_PERSON, Home, find_home, lock_warning
-from workbench.machine.files import has_room, write_durably
+from workbench.machine.files import has_room, is_full_disk, write_durably
 from workbench.machine.locks import Lock, lock_holder, shared_folder
 from workbench.machine.processes import EXIT_NO_ROOM, EXIT_RAY_LOST, KEEPER, die_with_parent
 from workbench.machine.sampler import CardReading, load_reading
@@ -185,7 +184,7 @@ def is_full_disk_error(error: Exception) -> bool:
     """Return True where the error says that the disk, or the user's quota on it, is full."""
     if isinstance(error, Blocked):
         return error.sqlite_errorname == "SQLITE_FULL"
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return is_full_disk(error)
 
 
 def _begin(context: TickContext) -> None:

@@ -6,6 +6,7 @@ import errno
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from workbench.errors import CheckpointError, DataError, ModelError, RecipeError
 from workbench.training.failure import classify, diverged, is_poisoned
@@ -27,6 +28,7 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError(CUBLAS_WITHOUT_MEMORY), "out_of_memory"),
         (RuntimeError("CUDA driver error: out of memory"), "out_of_memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "disk_full"),
         (RecipeError("what", hint="hint"), "recipe"),
         (CheckpointError("what", hint="hint"), "recipe"),
         (diverged("was 9 by step 3"), "recipe"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from workbench.errors import (
     RecipeError,
     WorkbenchError,
 )
-from workbench.machine.files import disk_is_full
+from workbench.machine.files import disk_is_full, is_full_disk
 from workbench.machine.packages import PackageProblem, package_problems
 from workbench.text import safe_line
 
@@ -101,7 +100,7 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
 
     A WorkbenchError has its own words and is never taken for a full disk.
     """
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full_disk(error):
         return True
     if isinstance(error, WorkbenchError):
         return False

@@ -6,7 +6,6 @@ first, when the disk would fall below its floor.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from workbench.fleet.bases import hub_label
-from workbench.machine.files import free_bytes, write_durably
+from workbench.machine.files import free_bytes, is_full_disk, write_durably
 from workbench.machine.staging import file_sha256
 
 KEPT = ("bases", "cache/data", "adapters")
@@ -92,7 +91,7 @@ class FileCache:
                 with partial.open("ab") as file:
                     file.write(chunk)
             except OSError as refused:
-                if refused.errno in (errno.ENOSPC, errno.EDQUOT):  # before the floor: a quota
+                if is_full_disk(refused):  # before the floor: a quota
                     raise NoRoom(f"the box's disk is full: {refused.strerror}") from refused
                 raise
             here += len(chunk)

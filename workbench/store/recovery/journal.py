@@ -16,7 +16,6 @@ copy was put in its place), which SQLite itself cannot see: then the journal is 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sqlite3
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import DatabaseDamaged, StoreError
-from workbench.machine.files import sync_path
+from workbench.machine.files import is_full_disk, sync_path
 from workbench.store.recovery.damage import REPAIR
 
 NAME = "journal.jsonl"
@@ -87,7 +86,7 @@ class Journal:
             self._append(_line({"c": self._number, "rows": rows}))
             os.fsync(self._file)
         except OSError as refused:
-            if refused.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full_disk(refused):
                 raise
             full = sqlite3.OperationalError(f"the disk of {self._path} is full")
             full.sqlite_errorname = "SQLITE_FULL"
