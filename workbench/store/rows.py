@@ -91,8 +91,7 @@ class AttemptRow:
     """An `events.Outcome`; None while it lives."""
     reason: str
     cause: str
-    """The kind of failure: recipe, data, model, out_of_memory, card_memory, host_memory, disk_full or
-    bug."""
+    """The kind of failure: one of attempts.events.FailureCause."""
     stage: str
     """The phase in which it failed, for example "training"."""
     from_step: int
