@@ -56,6 +56,13 @@ def test_a_tag_can_be_dropped_and_a_note_removed(bench: Bench, answer: Answer) -
     assert answer("note", "2", "")["note"] == ""
 
 
+def test_a_dropped_tag_that_the_trial_has_not_is_named(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tag", "2", "keep", "--drop", "olf"]) == 0
+    assert "trial 2 has no tag olf" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("word", ["", "two words", "a/b", "\x1b[31m", "x" * 41])
 def test_a_word_that_is_no_tag_is_refused(bench: Bench, answer: Answer, word: str) -> None:
     assert "\x1b" not in answer("tag", "2", word, code=2)
@@ -96,6 +103,18 @@ def test_a_removed_experiment_comes_back_whole(
     answer("trash", "restore", "tiny")
     assert [one.name for one in service.experiments()] == ["tiny"]
     assert files_of(home) == before
+
+
+def test_a_restored_trial_names_its_experiment_where_that_is_in_the_trash(
+    bench: Bench, answer: Answer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer("rm", "3", "--yes")
+    answer("rm", "tiny", "--yes")
+    capsys.readouterr()
+    assert main(["trash", "restore", "3"]) == 0
+    assert "workbench trash restore experiment-1" in capsys.readouterr().err
+    assert main(["trash", "restore", "tiny"]) == 0
+    assert "still in the trash" not in capsys.readouterr().err
 
 
 def test_an_emptied_trash_keeps_the_trial_out_of_lists(

@@ -86,6 +86,10 @@ def tag_command(
     service = Service()
     found = service.opened_reader().trial(trial)
     if tags or drop:
+        had = read_marks(service.home, trial, found.created_utc).tags
+        for tag in drop or ():
+            if tag not in had:
+                print_note(f"trial {trial} has no tag {safe_line(tag, 40)}")
         marks = change_marks(
             service.home, trial, found.created_utc, add=tags or (), drop=drop or ()
         )

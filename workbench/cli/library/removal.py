@@ -90,13 +90,25 @@ def restore_command(
     as_data: Json = False,
 ) -> None:
     """Put removed trials and experiments back."""
-    home = Service().home
-    restored = [restore_from_trash(home, entry) for entry in dict.fromkeys(entries)]
+    service = Service()
+    restored = [restore_from_trash(service.home, entry) for entry in dict.fromkeys(entries)]
     if as_data:
         as_json(restored)
         return
     for one in restored:
         print_answer(f"{safe_line(one.about)} is back")
+        for entry in _experiments_left(service, one):
+            print_note(
+                "its experiment is still in the trash, and lists leave out both: "
+                f"workbench trash restore {entry}"
+            )
+
+
+def _experiments_left(service: Service, restored: RemovalRecord) -> list[str]:
+    """Return the entries of the trash with the experiments of trials that were restored."""
+    reader = service.opened_reader()
+    of_trials = {reader.trial(id).experiment for id in restored.trials}
+    return [one.entry for one in list_trash(service.home) if of_trials & one.experiments.keys()]
 
 
 @app.command("empty")
