@@ -61,8 +61,7 @@ def write_vllm_folder(adapter: Path, out: Path, name: str) -> VllmFolder:
             hint="give it another by --name: letters, digits, dots, dashes and underscores",
         )
     out = out.absolute()
-    if out.exists():
-        raise UsageError(f"{safe_line(out)} exists already", hint="name another folder")
+    staging.refuse_existing(out)
     found = read_adapter(adapter)
     modules = _checked_modules(found)
     stored = json.loads((adapter / CONFIG).read_bytes()).get("revision")

@@ -65,6 +65,13 @@ class FailureCause(StrEnum):
     """An error that no code handles; the attempt's folder has its traceback."""
 
 
+SHORT_OF_MEMORY = (
+    FailureCause.OUT_OF_MEMORY,
+    FailureCause.CARD_MEMORY,
+    FailureCause.HOST_MEMORY,
+)
+
+
 class Outcome(StrEnum):
     """The outcome of an attempt. Workers write the first five, the loop writes the others."""
 

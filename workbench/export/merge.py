@@ -72,13 +72,10 @@ def merge_adapter(
         base_path = os.path.abspath(base_path)
     _check_adapter(adapter_folder)
     with staging.writing(out), staging.alone(out):
-        # The folder is made before the model is loaded, so that a refusal comes at once.
-        staged = staging.staged_path(free_place(out))
-        return _merge_staged(staged, out, adapter_folder, base_path, dtype, rows, progress)
+        return _merge_staged(free_place(out), adapter_folder, base_path, dtype, rows, progress)
 
 
 def _merge_staged(
-    staged: Path,
     out: Path,
     adapter: Path,
     base_path: str | None,
@@ -86,8 +83,10 @@ def _merge_staged(
     rows: Path | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Merge into the folder `staged`, which holds what a killed merge left, and publish it."""
+    """Merge into the folder beside `out`, which holds what a killed merge left, and publish it."""
+    staged = staging.staged_path(out)
     try:
+        # Made before the model is loaded, so that a refusal comes at once.
         staged.mkdir(exist_ok=True)
         report = _merge(adapter, staged, base_path, dtype, rows, progress)
         write_durably(staged / REPORT, (json.dumps(report, indent=2) + "\n").encode())

@@ -57,8 +57,7 @@ def average_adapters(
     """
     out = out.absolute()
     shares = _shares(folders, weights)
-    if out.exists():
-        raise UsageError(f"{safe_line(out)} exists already", hint="name another folder")
+    staging.refuse_existing(out)
     found = [read_adapter(folder) for folder in folders]
     revisions = [_config(folder).get("revision") for folder in folders]
     for other, revision in zip(found[1:], revisions[1:], strict=True):

@@ -35,8 +35,7 @@ def write_trl_script(adapter: Path, rows_file: Path, out: Path) -> dict[str, Any
     in the cache, UsageError where `out` exists.
     """
     out = out.absolute()
-    if out.exists():
-        raise UsageError(f"{safe_line(out)} exists already", hint="name another folder")
+    staging.refuse_existing(out)
     recipe, config, step = _about(adapter)
     if recipe.data.packing:
         raise UsageError(

@@ -85,7 +85,7 @@ class Comparison:
 
     @property
     def no_settings_words(self) -> str:
-        """What is said in place of an empty table of settings."""
+        """The words in place of a table of settings in which no setting differs."""
         trained = sum(trial.kind is not Kind.BASE for trial in self.trials)
         return "their settings are the same" if trained > 1 else "the base is untrained"
 

@@ -128,10 +128,15 @@ def new_folder(target: Path) -> Iterator[Path]:
     written.
     """
     with writing(target), alone(target):
-        if target.exists():  # by now
-            raise UsageError(f"{safe_line(target)} exists already", hint="name another folder")
+        refuse_existing(target)  # it may exist by now
         with whole_folder(target, replace=False) as staged:
             yield staged
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise UsageError where `folder` exists."""
+    if folder.exists():
+        raise UsageError(f"{safe_line(folder)} exists already", hint="name another folder")
 
 
 def _concerns(refused: Exception, target: Path) -> bool:

@@ -124,19 +124,19 @@ def classify(
     the attempt's folder.
     """
     if is_out_of_memory(error):
+        what = f"out of memory{f' in {when}' if when else ''}"
+        predicted = f"{predicted_bytes / 2**30:.1f} GiB predicted"
         if room_bytes is not None and room_bytes + TAKEN_BYTES < predicted_bytes:
             return Failure(
                 FailureCause.CARD_MEMORY,
-                f"out of memory{f' in {when}' if when else ''}: other programs left "
-                f"{room_bytes / 2**30:.1f} GiB of the card, {predicted_bytes / 2**30:.1f} GiB "
-                "predicted",
+                f"{what}: other programs left {room_bytes / 2**30:.1f} GiB of the card, "
+                f"{predicted}",
                 "`workbench cards` names the programs on the card; end them, or drain the card",
             )
         taken = f"; {peak_bytes / 2**30:.1f} GiB were taken" if peak_bytes else ""
         return Failure(
             FailureCause.OUT_OF_MEMORY,
-            f"out of memory{f' in {when}' if when else ''}{taken}, {predicted_bytes / 2**30:.1f} "
-            "GiB predicted",
+            f"{what}{taken}, {predicted}",
             "the trial is retried with fewer rows at a time; if that fails, lower data.max_tokens",
         )
     if is_disk_full(error, folder):

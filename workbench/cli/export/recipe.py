@@ -13,6 +13,7 @@ from workbench.cli.child import ask_child
 from workbench.cli.export.merge import chosen_adapter
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import NotThere, UsageError, WorkbenchError
+from workbench.machine import staging
 from workbench.machine.python_children import python_command
 from workbench.text import safe_line, shell_word
 
@@ -32,8 +33,7 @@ def export_recipe_command(
     """Write a plain script, with the rows, that trains the same adapter without the workbench."""
     if not trl:
         raise UsageError("no kind of script is named", hint="add --trl")
-    if target.exists():
-        raise UsageError(f"{safe_line(target)} exists already", hint="name another folder")
+    staging.refuse_existing(target)
     chosen = chosen_adapter(source)
     if chosen.trial is not None and chosen.trial.warm_trial is not None:
         raise UsageError(

@@ -41,8 +41,8 @@ def write_gguf(
     The report holds `file`, `type`, `bytes`, `tensors` and `max_difference`, the largest difference
     between a tensor in the file and the same in the file's own number format; with `ollama` also
     `modelfile`, the Modelfile without its FROM line. Raises ModelError for a model, adapter or chat
-    template that cannot be expressed, UsageError where `out` exists,
-    WorkbenchError where it cannot be written.
+    template that cannot be expressed, UsageError where `out` exists, WorkbenchError where it cannot
+    be written.
     """
     if os.path.lexists(out):
         raise UsageError(f"{safe_line(out)} exists already", hint="name another file")

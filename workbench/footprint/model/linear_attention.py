@@ -74,8 +74,9 @@ class DeltaLayers:
     def _rule_bytes(self) -> float:
         """Bytes of all heads' tensors for one token.
 
-        Fitted to twelve shapes in bf16, each within 2.4 %, where Triton runs; without it they
-        differ by up to 2 % where both widths are 128, as in every Qwen 3.5.
+        Fitted to twelve shapes in bf16, each within 2.4 %, where Triton runs but the states' own
+        kernel did not, which takes less; without Triton they differ by up to 2 % where both widths
+        are 128, as in every Qwen 3.5.
         """
         heads, wide, out = self.value_heads, self.key_width, self.value_width
         spread = heads * (22.5 * wide + 25.5 * out) + 12.2 * self.key_heads * wide

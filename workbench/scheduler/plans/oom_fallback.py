@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import takewhile
 
-from workbench.attempts.events import AttemptEnd, FailureCause
+from workbench.attempts.events import SHORT_OF_MEMORY, AttemptEnd, FailureCause
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import FallbackStep, hardware_key
 from workbench.scheduler.tick_context import TickContext
@@ -18,7 +18,6 @@ are left, because something else must be wrong."""
 MOST_WAITS = 6
 """The same for attempts that ended because other programs held the card's memory, or because the
 machine itself had none left."""
-_CAUSES = (FailureCause.OUT_OF_MEMORY, FailureCause.CARD_MEMORY, FailureCause.HOST_MEMORY)
 
 
 def fallback_steps(context: TickContext, experiment: int) -> tuple[FallbackStep, ...]:
@@ -47,7 +46,7 @@ def state_after(context: TickContext, trial: TrialRow, end: AttemptEnd) -> tuple
     Returns None where its attempt ended for another cause. Writes an event where the trial is
     queued again.
     """
-    if end.cause not in _CAUSES:
+    if end.cause not in SHORT_OF_MEMORY:
         return None
     tries = context.store.attempts(trial.id)
     in_a_row = len(list(takewhile(lambda attempt: attempt.cause == end.cause, reversed(tries))))

@@ -14,7 +14,7 @@ from typing import Any
 
 from workbench.adapters.subjects import ADAPTER, MODELS, ROWS
 from workbench.attempts.assignment import Assignment
-from workbench.attempts.events import Event, FailureCause, Outcome, read_events
+from workbench.attempts.events import SHORT_OF_MEMORY, Event, FailureCause, Outcome, read_events
 from workbench.home import Home
 from workbench.recipe import Recipe, settings_of
 from workbench.recipe.space import in_condition_order, is_one_by_one, parameter_exists
@@ -24,12 +24,7 @@ from workbench.trial import DesiredState, Kind, State
 Rows = dict[str, dict[Any, dict[str, Any]]]
 RESOLVED = ("model.precision", "train.optimizer", "evaluate.batch_size")
 """Settings that are decided once for all trials of an experiment."""
-GOES_ON = (
-    FailureCause.OUT_OF_MEMORY,
-    FailureCause.CARD_MEMORY,
-    FailureCause.HOST_MEMORY,
-    FailureCause.DISK_FULL,
-)
+GOES_ON = (*SHORT_OF_MEMORY, FailureCause.DISK_FULL)
 """Causes of a failed attempt after which its trial waits for another attempt."""
 
 

@@ -20,7 +20,7 @@ from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.errors import DataError, ModelError, UsageError, WorkbenchError
 from workbench.machine.files import is_full_disk
 from workbench.machine.packages import package_problems
-from workbench.recipe.names import local_path
+from workbench.recipe.names import is_local, local_path
 from workbench.text import safe_line
 from workbench.training.model.portable import as_ids, end_ids_of
 
@@ -243,7 +243,7 @@ def check_base_is_here(base: str) -> None:
 
     transformers would take the path for a hub id that is spelled wrong.
     """
-    is_path = os.path.isabs(base) or base.startswith((".", "~")) or base.count("/") > 1
+    is_path = is_local(base) or base.startswith((".", "~")) or base.count("/") > 1
     if is_path and not os.path.isdir(base):
         raise ModelError(
             f"the base {safe_line(base, 200)} is not here",

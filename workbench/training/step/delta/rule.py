@@ -19,12 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.footprint.model.linear_attention import CHUNK
-from workbench.training.step.kernels import triton_support
-from workbench.training.step.kernels.delta_states import (
-    WIDEST_KEY,
-    DeltaStates,
-    delta_states_reference,
-)
+from workbench.training.step.kernels.delta_states import delta_states
 from workbench.training.step.kernels.triangular import unit_lower_inverse
 from workbench.training.step.rows import row_of_tokens
 
@@ -107,22 +102,12 @@ def delta_rule(
     # Left out before exp: of a token of an earlier row it may be infinite, and its gradient NaN.
     left_HNC = (sum_HNC[..., -1:] - sum_HNC).masked_fill(~rows.writes_NC, float("-inf")).exp()
     kept_HN = torch.where(rows.keeps_N, sum_HNC[..., -1].exp(), 0.0)
-    states_HNKV, written_HNCV = _states(
+    states_HNKV, written_HNCV = delta_states(
         new_HNCV, old_HNCK, k_HNCK * left_HNC[..., None], kept_HN, tf32=q_TGK.dtype.itemsize < 4
     )
     out_HNCV = (q_HNCK * read_HNC[..., None]) @ states_HNKV
     out_HNCV = out_HNCV + ((q_HNCK @ k_HNCK.mT) * pairs_HNCC) @ written_HNCV
     return out_HNCV.flatten(1, 2).transpose(0, 1)[: len(q_TGK)]
-
-
-def _states(
-    new_HNCV: Tensor, old_HNCK: Tensor, k_HNCK: Tensor, kept_HN: Tensor, *, tf32: bool
-) -> tuple[Tensor, Tensor]:
-    """Return the state before each chunk, states_HNKV, and what its tokens write, written_HNCV."""
-    if not triton_support.is_usable(new_HNCV.device) or k_HNCK.shape[-1] > WIDEST_KEY:
-        return delta_states_reference(new_HNCV, old_HNCK, k_HNCK, kept_HN)
-    found: tuple[Tensor, Tensor] = DeltaStates.apply(new_HNCV, old_HNCK, k_HNCK, kept_HN, tf32)  # type: ignore[no-untyped-call]
-    return found
 
 
 class _UnitLowerInverse(torch.autograd.Function):

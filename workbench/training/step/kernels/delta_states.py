@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.training.step.kernels import triton_support
 from workbench.training.step.kernels.triton_support import ceil_div, jit, next_power_of_two, tl
 
 BLOCK_V = 32
@@ -145,6 +146,19 @@ class DeltaStates(torch.autograd.Function):
         dold_HNCK = (dnew_HNCV @ states_HNKV.mT).neg_()
         dk_HNCK = written_HNCV @ dafter_HNKV.mT
         return dnew_HNCV, dold_HNCK, dk_HNCK, dkept_HNB.sum(-1), None
+
+
+def delta_states(
+    new_HNCV: Tensor, old_HNCK: Tensor, k_HNCK: Tensor, kept_HN: Tensor, *, tf32: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the state before each chunk, states_HNKV, and what its tokens write, written_HNCV.
+
+    As `delta_states_reference`; the kernels' products are in TF32 with `tf32`.
+    """
+    if not triton_support.is_usable(new_HNCV.device) or k_HNCK.shape[-1] > WIDEST_KEY:
+        return delta_states_reference(new_HNCV, old_HNCK, k_HNCK, kept_HN)
+    found: tuple[Tensor, Tensor] = DeltaStates.apply(new_HNCV, old_HNCK, k_HNCK, kept_HN, tf32)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _blocks(tokens: int, keys: int) -> tuple[int, int, int]:
