@@ -94,7 +94,9 @@ class BaseFiles:
         return state
 
     def _dequantised(self, name: str, stored: torch.Tensor) -> torch.Tensor:
-        from bitsandbytes.functional import QuantState, dequantize_4bit
+        from bitsandbytes.functional import QuantState
+
+        from workbench.training.step.lora.frozen_weight import dequantise_by_library
 
         parts = {
             key.removeprefix(f"{name}."): self._stored(key)
@@ -102,5 +104,4 @@ class BaseFiles:
             if key in self._file_of
         }
         state = QuantState.from_dict(parts, device=torch.device("cpu"))
-        weight: torch.Tensor = dequantize_4bit(stored, state)
-        return weight.reshape(tuple(state.shape))
+        return dequantise_by_library(stored, state, state.dtype)

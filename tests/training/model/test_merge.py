@@ -11,11 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.training.model.bases import in_four_bits, made
 from tests.training.trials import DEMO_MODEL, Bench, recipe
 from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.errors import ModelError, NotThere, UsageError, WorkbenchError
+from workbench.export.base_files import BaseFiles
 from workbench.export.merge import merge_adapter
 from workbench.recipe.shipped import shipped_file
+from workbench.training.model.merge import load_base
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +119,21 @@ def test_a_damaged_adapter_is_reported_in_words(
     with pytest.raises(ModelError, match="cannot be used") as refused:
         merge_adapter(adapter, tmp_path / "out")
     assert "\x1b" not in refused.value.what
+
+
+def test_a_base_in_4_bits_whose_rows_are_no_whole_blocks_is_read_as_it_was_written(
+    tmp_path: Path,
+) -> None:
+    """On a CPU bitsandbytes alone takes the scales of other blocks: an error of a third."""
+    base = made(tmp_path / "base", "llama")  # rows of 32 and 48 values; a block has 64
+    packed = in_four_bits(tmp_path / "packed", source=base)
+    model, dequantised = load_base(str(packed), None)
+    assert dequantised
+    want = dict(AutoModelForCausalLM.from_pretrained(base).named_parameters())
+    names = [name for name in want if "proj" in name]
+    assert names
+    for name, got in model.named_parameters():
+        if name in names:
+            error = (got.float() - want[name].float()).norm() / want[name].float().norm()
+            assert error < 0.12, name
+            torch.testing.assert_close(BaseFiles(packed).read(name), got.data)

@@ -266,7 +266,28 @@ def load_base(base: str, revision: str | None) -> tuple[PreTrainedModel, bool]:
         return model, False
     # Before any forward: on a CPU with AVX-512-BF16 the first one would repack the weights.
     keep_layout(model)
-    return model.dequantize(), True
+    return _dequantised(model), True
+
+
+def _dequantised(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model with its 4-bit weights in 16 or 32 bits.
+
+    Those of rows that are no whole number of blocks are read by our own call: see
+    `dequantise_by_library`.
+    """
+    from workbench.training.step.lora.frozen_weight import dequantise_by_library
+
+    narrow = {}
+    for name, module in model.named_modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None and state.shape[-1] % state.blocksize:
+            weight: Any = module.weight
+            narrow[name] = dequantise_by_library(weight.data, state, state.dtype)
+    plain: PreTrainedModel = model.dequantize()
+    for name, values in narrow.items():
+        weight = plain.get_submodule(name).weight
+        weight.data.copy_(values)
+    return plain
 
 
 def _logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ double-quantised scales: Dettmers et al. 2023, arXiv 2305.14314, §3.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -67,15 +68,10 @@ class FrozenWeight:
         if made is not out_NK:
             out_NK.copy_(made)
 
-    def multiply_packed(self, x_TK: Tensor) -> Tensor:
-        """Return x_TK · W_NKᵀ by bitsandbytes' product, which reads the 4-bit values as they are.
-
-        For a few rows it moves a ninth of the bytes of unpacking; for many it unpacks by itself.
-        """
-        from bitsandbytes import matmul_4bit
-
-        out: Tensor = matmul_4bit(x_TK, self._weight.data, self._state)
-        return out
+    @property
+    def packed(self) -> tuple[Tensor, Any]:
+        """The 4-bit values as bitsandbytes holds them, and their QuantState."""
+        return self._weight.data, self._state
 
     def dense(self) -> Tensor:
         """Return W_NK in the compute dtype.
@@ -92,18 +88,22 @@ class FrozenWeight:
         packed, state = self._weight.data, self._state
         if triton_support.is_usable(packed.device) and is_dequantizable(state):
             return nf4_dequantize(packed, state, out)
-        return _bitsandbytes_dequantise(packed, state, self._dtype)
+        return dequantise_by_library(packed, state, self._dtype)
 
 
-def _bitsandbytes_dequantise(packed: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
-    """Return the weight by bitsandbytes' operations, which run wherever it does."""
+def dequantise_by_library(packed: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
+    """Return the weight by bitsandbytes' operations, which run wherever it does.
+
+    It is asked for as one long row: on a CPU bitsandbytes 0.50 begins a block of scales with each
+    row, where they run on (findings/bitsandbytes-cpu-misreads-narrow-rows.sh).
+    """
     scales = state.absmax
     if state.nested:
         from bitsandbytes.functional import dequantize_blockwise
 
         # Double quantisation: the scales are 8-bit themselves, around an offset.
         scales = (dequantize_blockwise(state.absmax, state.state2) + state.offset).float()
-    result: Tensor = torch.ops.bitsandbytes.dequantize_4bit(
-        packed, scales, state.blocksize, state.quant_type, list(state.shape), dtype
+    values: Tensor = torch.ops.bitsandbytes.dequantize_4bit(
+        packed, scales, state.blocksize, state.quant_type, [math.prod(state.shape)], dtype
     )
-    return result
+    return values.view(torch.Size(state.shape))
