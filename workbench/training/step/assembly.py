@@ -15,6 +15,7 @@ from workbench.footprint.micro_steps import padded_tokens
 from workbench.training.step.attention import choice
 from workbench.training.step.delta.mixer import DeltaMixers, find_mixers
 from workbench.training.step.delta.rule import choose_rule
+from workbench.training.step.graphs import MOST_MOVED
 from workbench.training.step.kernels import triton_support
 from workbench.training.step.lora.patch import (
     CannotFuse,
@@ -247,6 +248,9 @@ class Assembly:
             return f"{len(self.unowned)} trained parameters lie outside the fused projections"
         if self.recompute and self.recompute.count and self.recompute.draws:
             return "layers that recompute draw their masks once more"
+        longest = max(self.options.tokens_per_micro or 0, self.options.max_length)
+        if self.recompute and self.recompute.offload and longest > MOST_MOVED:
+            return f"passes of up to {longest:,} tokens take far longer than their launches"
         return ""
 
     def _report_rest(self) -> None:

@@ -7,6 +7,7 @@ PyTorch: pytorch.org/blog/accelerating-pytorch-with-cuda-graphs.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -16,12 +17,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from workbench.training.failure import is_out_of_memory
 from workbench.training.step.rows import MicroInputs, Rows, input_size, pack_inputs
 
 log = logging.getLogger(__name__)
 
 Body = Callable[[MicroInputs], None]
 """One forward and backward, from static inputs into static outputs."""
+MOST_MOVED = 16_384
+"""Tokens of the longest pass that is captured where layers' inputs leave the card. A longer one
+takes the card seconds, and its launches a tenth of one; such a plan fills the card, where an eager
+pass can free cached blocks when it needs their room, and a capture cannot."""
 EAGER_RUNS = 2
 """Passes before the first capture: libraries set themselves up in a first run, which they must not
 do inside a capture."""
@@ -173,11 +179,16 @@ class GraphRunner:
                 capture_error_mode="thread_local",
             ):
                 self._body(self._view(buffer, shape))
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, ValueError) as refused:
+            # Ending a capture that ran out of memory may fail in its turn, with another error.
+            if is_out_of_memory(refused):
+                raise
             self.capturing = False
             self.why_not = f"capture failed: {str(refused).splitlines()[0]}"
             log.warning("no CUDA graphs", extra={"why": self.why_not})
-            return None
-        return graph, buffer
+        else:
+            return graph, buffer
+        del graph  # what a failed capture holds would stand beside the eager run
+        gc.collect()
+        torch.cuda.empty_cache()
+        return None
