@@ -13,8 +13,8 @@ the whole engine with the default recipe. Printed as they become known, and writ
                     its training steps and its scoring, from the end of the one before (median)
     kill_s          from `kill -9` of a worker to the next step of its trial, with a spare that
                     stands ready; kill_without_spare_s before one is (medians of --kills)
-    run_s           from `workbench run` with the engine stopped to the first step; its rows were
-                    prepared before
+    run_s           from `workbench run` with the engine stopped to the first step, where a trial
+                    with the same rows and another learning rate ran before
 
 Times come from the events of the attempts. A trial's training steps alone are its tokens at its
 median rate, so that captures and compiling count as fixed cost. With fewer trials, steps or answers
@@ -249,14 +249,16 @@ def _spare_is_ready(lab: Lab, trial: int) -> bool:
 
 def measure_run(lab: Lab) -> float:
     """Return the seconds from `workbench run`, with the engine stopped, to the first step."""
+    lab.finish(lab.submit("before", 1, 2))
     lab.service.stop_engine()
     lab.service.wait_for_engine(running=False, timeout_s=120)
-    recipe = lab.write_recipe("again", 1, 2)
+    recipe = lab.write_recipe("again", 1, 2, sweep="  parameters: {train.learning_rate: [1.0e-4]}")
     known = {one.id for one in lab.service.snapshot().trials}
     env = {**os.environ, "WORKBENCH_HOME": str(lab.service.home.root)}
     command = [sys.executable, "-m", "workbench", "run", str(recipe), "--start"]
-    began = time.monotonic()
+    began, began_utc = time.monotonic(), time.time()
     subprocess.run(command, env=env, check=True)
+    print(f"submitted after {time.monotonic() - began:.1f} s", flush=True)
 
     def stepped() -> bool:
         new = [one.id for one in lab.service.snapshot().trials if one.id not in known]
@@ -264,8 +266,24 @@ def measure_run(lab: Lab) -> float:
 
     wait(stepped, "the first step", 400)
     took = time.monotonic() - began
+    for words, at_utc in _first_events(lab, known):
+        print(f"{at_utc - began_utc:7.1f} s  {words}", flush=True)
     print(f"`workbench run`, engine stopped → first step: {took:.1f} s", flush=True)
     return round(took, 1)
+
+
+def _first_events(lab: Lab, known: set[int]) -> list[tuple[str, float]]:
+    """Return what the first attempt of the trials that are not known did until its first step."""
+    trials = lab.service.snapshot().trials
+    attempt = lab.attempts([one.id for one in trials if one.id not in known])[0]
+    file = lab.service.home.attempt(attempt.id) / "events.jsonl"
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    told = [("sent to a worker", attempt.started_utc)]
+    for event in (one for one in events if one["kind"] != "log"):
+        told.append((event.get("name") or event["kind"], event["t"]))
+        if event["kind"] == "metric":
+            break
+    return told
 
 
 def _keep(row: dict[str, Any], out: Path) -> None:

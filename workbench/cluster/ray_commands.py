@@ -64,7 +64,8 @@ def cluster_head_command(address: str, port: int, temp: Path) -> list[str]:
         "temp-dir": str(temp),
         "include-dashboard": "false",
     }
-    return [*_ray(), "start", "--head", "--block", "--disable-usage-stats", *_flags(options)]
+    flags = ["--no-monitor", *_flags(options)]  # machines come and go by hand: no autoscaler
+    return [*_ray(), "start", "--head", "--block", "--disable-usage-stats", *flags]
 
 
 def node_command(head: str, port: int, address: str, box: str, temp: Path) -> list[str]:

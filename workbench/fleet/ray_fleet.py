@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,25 +138,36 @@ class RayFleet:
         self._actors: dict[str, _Actor] = {}
         self._gone: dict[str, Report] = {}
         self._ray: Any = None
+        self._connecting: threading.Thread | None = None
         self._spare = SpareWorker(self._create_spare, spare_pause_s)
         self._spares = itertools.count(1)
 
     def connect(self) -> bool:
         """Return True once this process is the head's driver; False while the head starts.
 
-        Waits 0.2 s at most for the port. A head that never comes up is noticed by the keeper: it
-        exits, or the loop's tick grows old.
+        Waits 0.2 s at most for the port. Connecting takes seconds while the head starts, and the
+        loop prepares experiments meanwhile: a thread does it. A head that never comes up is noticed
+        by the keeper: it exits, or the loop's tick grows old.
         """
         if self._ray is not None:
             return True
+        if self._connecting is not None and self._connecting.is_alive():
+            return False
         host, _, port = self._address.rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=0.2).close()
         except OSError:
             return False
         self._set_driver_env()
+        self._connecting = threading.Thread(target=self._connect, name="connect", daemon=True)
+        self._connecting.start()
+        return False
+
+    def _connect(self) -> None:
         import ray
 
+        # Ray says that only the main thread can handle signals: the loop has handlers of its own.
+        logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
         try:
             ray.init(
                 address=self._address,
@@ -166,9 +178,8 @@ class RayFleet:
         except (ConnectionError, RuntimeError) as early:  # the port answers before the rest does
             log.info("Ray is not ready: %s", safe_line(early))
             ray.shutdown()
-            return False
-        self._ray = ray
-        return True
+        else:
+            self._ray = ray
 
     def _set_driver_env(self) -> None:
         os.environ.update(_DRIVER_ENV)
@@ -328,6 +339,8 @@ class RayFleet:
         )
 
     def close(self) -> None:
+        if self._connecting is not None:
+            self._connecting.join()
         if self._ray is None:
             return
         for card in list(self._actors):

@@ -20,7 +20,10 @@ PORTS = range(20_000, 30_000)  # above Ray's worker ports (10002–19999), below
 
 
 def head_command(port: int, temp: Path) -> list[str]:
-    """Return the command line that starts a Ray head on loopback with `temp` as session folder."""
+    """Return the command line that starts a Ray head on loopback with `temp` as session folder.
+
+    Without the autoscaler's process, which has nothing to scale and delays the start by a second.
+    """
     options = {
         "port": str(port),
         "temp-dir": str(temp),
@@ -34,7 +37,7 @@ def head_command(port: int, temp: Path) -> list[str]:
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
     ray = python_command("ray.scripts.scripts")  # the console script may lie elsewhere
-    return [*ray, "start", "--head", "--block", "--disable-usage-stats", *flags]
+    return [*ray, "start", "--head", "--block", "--disable-usage-stats", "--no-monitor", *flags]
 
 
 def temp_problem() -> str:
