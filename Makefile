@@ -1,6 +1,6 @@
 # make demo   set up, then run a sweep of real QLoRA trials offline and print the board
 # make test   set up, then pass the tests
-# make kernels set up, then train two small models by the GPU kernels, interpreted on the CPU
+# make kernels set up, then run whole steps and products by the GPU kernels, interpreted on the CPU
 # make faults set up, then break a real engine in every way we know, and look what is left of it
 # make test-lowest  set up the lowest versions that pyproject.toml allows, then pass the tests
 # make check  set up, then lint, types and import contracts
@@ -29,7 +29,7 @@ test-lowest:
 
 # Whole steps of the two families that take most kernels; docs/step.md names the tests of each kernel.
 kernels: .venv/tools .venv/triton
-	@TRITON_INTERPRET=1 PYTHONPATH=.venv/triton $(BIN)/python -m pytest -n 2 tests/training/step/test_parity.py -k "every_family and (gemma2 or qwen3_5_text)"
+	@TRITON_INTERPRET=1 PYTHONPATH=.venv/triton $(BIN)/python -m pytest -n 2 tests/training/step/test_parity.py tests/training/decode/test_nf4_product.py -k "every_family and (gemma2 or qwen3_5_text) or nf4_product"
 
 # Beside the environment, where torch's own Triton may be another one, or none.
 .venv/triton: .venv/installed

@@ -3,10 +3,10 @@
     python benchmarks/chat.py [--shape 8b] [--lanes 1 2 4] [--new 128]
 
 Each lane has an adapter of its own. `transformers` answers them one after another by `generate`
-over PEFT's modules, as for models outside the decode path. The others are the decode path:
-`unpacked` unpacks every 4-bit weight for each token, `packed` multiplies by bitsandbytes' product
-for few rows, and `dequantised` holds all weights in 16 bits. All tokens of all answers are counted,
-and no answer ends early. Weights are random. `--shape tiny` tries the script on a CPU.
+over PEFT's modules, as for models outside the decode path. The others are the decode path, which
+multiplies with the 4-bit weights as they are or with 16-bit copies of them. All tokens of all
+answers are counted, and no answer ends early. Weights are random. `--shape tiny` tries the script
+on a CPU.
 """
 
 from __future__ import annotations
@@ -27,11 +27,8 @@ from workbench.training.decode.lanes import Lanes, Prompt
 
 LOOK = 4
 """Tokens between two looks at the answers, as in a chat."""
-WAYS: dict[str, dict[str, bool]] = {
-    "unpacked": {},
-    "packed": {"packed": True},
-    "dequantised": {"dequantised": True},
-}
+WAYS = {"4-bit weights": False, "16-bit copies": True}
+"""Whether weights are kept dequantised."""
 
 
 def main() -> int:
@@ -43,24 +40,21 @@ def main() -> int:
     dtype = torch.bfloat16
     names = [f"adapter_{n}" for n in range(max(options.lanes))]
     model = _adapted(make_nf4_model(options.shape, device, dtype), names)
-    print("way           lanes  tokens/s  ms a step", flush=True)
+    print("way            lanes  tokens/s  ms a step", flush=True)
     for lanes in options.lanes:
         short = min(options.new, 32)  # the rate does not change, and it is slow
         seconds = _by_transformers(model, names[:lanes], short)
         _print("transformers", lanes, lanes * short, seconds, lanes * short)
-        for way, how in WAYS.items():
-            kept = bool(how.get("dequantised"))
-            few = lanes if how.get("packed") else 0
-            with fast_forward(
-                model, dtype, adapters=names[:lanes], dequantised=kept, few_rows=few
-            ) as forward:
+        for way, kept in WAYS.items():
+            names_of = names[:lanes]
+            with fast_forward(model, dtype, adapters=names_of, dequantised=kept) as forward:
                 seconds = _by_lanes(forward, lanes, options.new)
             _print(way, lanes, lanes * options.new, seconds, options.new)
     return 0
 
 
 def _print(way: str, lanes: int, tokens: int, seconds: float, steps: int) -> None:
-    print(f"{way:12}  {lanes:5}  {tokens / seconds:8.0f}  {seconds / steps * 1e3:9.2f}", flush=True)
+    print(f"{way:13}  {lanes:5}  {tokens / seconds:8.0f}  {seconds / steps * 1e3:9.2f}", flush=True)
 
 
 def _adapted(base: Any, names: list[str]) -> PeftModel:

@@ -1,14 +1,12 @@
 """Measures what one step of the decode path takes, and which kernels take it.
 
-    python benchmarks/decode_step.py [--shape 8b] [--lanes 16 64 256] [--top 12] [--few [TILES …]]
+    python benchmarks/decode_step.py [--shape 8b] [--lanes 16 64 256] [--top 12]
 
-For each number of lanes, with 4-bit weights unpacked at every token and with 16-bit copies of them:
+For each number of lanes, with 4-bit weights as they are and with 16-bit copies of them:
 milliseconds of a captured step whose lanes are at token 300, as a multiple of reading the 4-bit
 weights and the head once at the measured copy speed; then the kernels that take most of it, by
-torch's profiler, with launches and microseconds a step. With `--few` the same again by the layers
-of decode_candidates.py, for up to 64 lanes; TILES such as down=4,64,64,4,4 are a part's splits,
-rows, depth, stages and warps. Weights are random. `--shape tiny` tries the script on a CPU, without
-the floor's meaning.
+torch's profiler, with launches and microseconds a step. Weights are random. `--shape tiny` tries
+the script on a CPU, without the floor's meaning.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ import time
 from typing import Any
 
 import torch
-from decode_candidates import FewLanes
 from scoring import copy_speed, weight_bytes
 from scoring_contestants import adapted_model, shape_parser, usual_device, wait_for_card
 from torch.profiler import ProfilerActivity, profile
@@ -36,7 +33,6 @@ def main() -> int:
     parser = shape_parser(__doc__)
     parser.add_argument("--lanes", nargs="*", type=int, default=[16, 64, 256])
     parser.add_argument("--top", type=int, default=12, help="kernels to list")
-    parser.add_argument("--few", nargs="*", help="tiles of parts, as decode_parts.py names them")
     options = parser.parse_args()
     device = usual_device()
     speed = copy_speed(device)
@@ -46,25 +42,9 @@ def main() -> int:
     for kept in (False, True):
         with fast_forward(model, torch.bfloat16, dequantised=kept) as forward:
             for lanes in options.lanes:
-                way = "16-bit copies" if kept else "unpacked"
+                way = "16-bit copies" if kept else "4-bit weights"
                 _show(forward, lanes, f"{lanes} lanes, {way}", floor_ms, options.top)
-            if options.few is None:
-                continue
-            candidate = FewLanes(forward, how=_tiles(options.few))
-            for lanes in [lanes for lanes in options.lanes if lanes <= 64]:
-                _show(forward, lanes, f"{lanes} lanes, {way}, candidate", floor_ms, options.top)
-            candidate.restore()
     return 0
-
-
-def _tiles(given: list[str]) -> dict[str, dict[str, int]]:
-    """Return the tiles of each part, those given and the usual ones."""
-    names = ("splits", "block_m", "block_k", "stages", "warps")
-    texts = ["qkv=2,64,64,4,4", "out=2,64,64,4,4", "gate-up=1,64,64,4,4", "down=4,64,64,4,4"]
-    parts = [text.split("=") for text in texts + given]
-    return {
-        part: dict(zip(names, map(int, tiles.split(",")), strict=True)) for part, tiles in parts
-    }
 
 
 def _show(forward: Any, lanes: int, name: str, floor_ms: float, top: int) -> None:

@@ -15,7 +15,7 @@ from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.model.target_names import adapts_tables
 from workbench.footprint.peak.attention_path import kernel_for
 from workbench.footprint.peak.buckets import Run, can_keep_graphs, host_bytes, predict, table_bytes
-from workbench.footprint.peak.scoring_bytes import bytes_per_token, generates, rows_asked
+from workbench.footprint.peak.scoring_bytes import PACKED_LANES, generates, rows_asked, token_cost
 from workbench.footprint.plan import Plan
 from workbench.footprint.row_lengths import Lengths, sampled_batches
 from workbench.machine.attention import attention_for
@@ -216,23 +216,25 @@ class PlanSearch:
         """Return `run` with the rows that are scored at once, at least one.
 
         They are as many as fit, of `lanes` where that is given. Where answers are generated from
-        4-bit weights and dequantised copies fit as well, with fewer rows, the way that moves fewer
-        bytes for a token is taken; but never fewer rows than fit where the recipe gives their
-        number, which all trials share.
+        4-bit weights, it is the way that takes the shortest time for a token: as many rows as fit;
+        as many as are multiplied with 4-bit weights as they are; or, with dequantised copies, fewer
+        again. But never fewer than fit where the recipe gives their number, which all trials share.
         """
         asked = lanes or rows_asked(self.recipe, decodes=run.decodes(self.shape))
         gpu_quantised = self.quantised and run.card_kind == "cuda"
         can_dequantise = gpu_quantised and run.decodes(self.shape) and generates(self.recipe)
         given = lanes is None and self.recipe.evaluate.batch_size != "auto"
         best: tuple[float, float, Run] | None = None
-        for kept in (False, True)[: 1 + can_dequantise]:
+        ways = [(False, asked), (False, min(asked, PACKED_LANES)), (True, asked)]
+        for kept, most in ways if can_dequantise else ways[:1]:
             way = replace(run, eval_dequantised=kept)
-            rows = largest_fitting(asked, lambda n, way=way: fits(replace(way, eval_rows=n)))  # type: ignore[misc]
+            rows = largest_fitting(most, lambda n, way=way: fits(replace(way, eval_rows=n)))  # type: ignore[misc]
             if not rows:
                 continue
-            cost = bytes_per_token(
-                self.shape, self.recipe, run.precision, lanes=rows, tokens=run.scored, kept=kept
-            )
+            cost = token_cost(
+                self.shape, self.recipe, run.precision,
+                lanes=rows, tokens=run.scored, kept=kept, hopper=run.major >= 9,
+            )  # fmt: skip
             order = (-float(rows) if given else 0.0, cost)
             if best is None or order < best[:2]:
                 best = (*order, replace(way, eval_rows=rows))

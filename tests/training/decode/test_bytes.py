@@ -24,6 +24,7 @@ from workbench.footprint.peak.scoring_bytes import (
     low_rank_bytes,
     mean_rank,
     pass_bytes,
+    scales_bytes,
     workspace_bytes,
 )
 from workbench.recipe.schema import Recipe
@@ -187,7 +188,7 @@ def test_a_pass_for_losses_takes_what_the_plan_says(
     ids = [[5 + (n * 7 + at) % 200 for at in range(128)] for n in range(rows)]
     data = Dataset.from_dict({"input_ids": ids, "labels": ids, "length": [128] * rows})
     with (
-        fast_forward(model, torch.bfloat16, keeps_low_rank=False) as forward,
+        fast_forward(model, torch.bfloat16, for_steps=False) as forward,
         PeakOfTensors(model) as seen,
     ):
         losses_of_rows(forward, data, list(range(rows)), Control(), rows_at_once=rows)
@@ -219,4 +220,6 @@ def test_dequantised_weights_take_what_the_plan_says(family: str, model_of: Mode
     for kept, weights in ((False, workspace_bytes), (True, kept_weights_bytes)):
         with forward_of(model, dequantised=kept) as (_, made):
             pass
-        assert made == weights(shape, recipe, "fp32") + low_rank
+        multiplied = not kept and triton_support.is_usable(torch.device("cpu"))
+        scales = scales_bytes(shape) if multiplied else 0
+        assert made == weights(shape, recipe, "fp32") + low_rank + scales

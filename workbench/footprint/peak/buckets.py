@@ -28,6 +28,7 @@ from workbench.footprint.peak.scoring_bytes import (
     low_rank_bytes,
     pass_bytes,
     pass_tokens,
+    scales_bytes,
     workspace_bytes,
 )
 from workbench.recipe.schema import Lora, Recipe
@@ -205,7 +206,8 @@ def answers_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> int:
     held += pass_bytes(shape, recipe, precision, tokens=pass_tokens(lanes, run.scored))
     if run.eval_dequantised:
         return held + kept_weights_bytes(shape, recipe, precision)
-    return held + _decode_workspace(shape, recipe, run)
+    scales = scales_bytes(shape) if _quantised(recipe) and run.card_kind == "cuda" else 0
+    return held + _decode_workspace(shape, recipe, run) + scales
 
 
 def _decode_workspace(shape: ModelShape, recipe: Recipe, run: Run) -> int:

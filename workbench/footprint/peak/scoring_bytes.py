@@ -14,6 +14,9 @@ from workbench.footprint.model.shape import ModelShape, ReadingGroup
 from workbench.footprint.peak.layers import VALUE_BYTES
 from workbench.recipe.schema import Recipe
 
+PACKED_LANES = 128
+"""Rows of a step at most that are multiplied with 4-bit weights as they are; beyond, unpacking them
+first takes no longer."""
 MOST_LANES = 256
 """Rows that are answered at once at most where the recipe leaves the number to the plan. Beyond it
 a step's time grows with its rows on the cards that were measured (docs/decode.md)."""
@@ -186,6 +189,11 @@ def kept_weights_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int
     return (shape.linear_params + a) * VALUE_BYTES[precision]
 
 
+def scales_bytes(shape: ModelShape) -> int:
+    """Return the bytes of all 4-bit weights' scales in fp32, which products with them read."""
+    return shape.linear_params // 64 * 4
+
+
 def workspace_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int:
     """Return the bytes of the largest group's weights, dequantised, with the adapter's A."""
     most = max((one.outputs + _columns(one, recipe)) * one.inputs for one in shape.reading_groups)
@@ -197,14 +205,28 @@ def _columns(group: ReadingGroup, recipe: Recipe) -> int:
     return padded_columns(recipe.lora.rank * len(group.names))
 
 
-def bytes_per_token(
-    shape: ModelShape, recipe: Recipe, precision: str, *, lanes: int, tokens: int, kept: bool
+def token_cost(
+    shape: ModelShape,
+    recipe: Recipe,
+    precision: str,
+    *,
+    lanes: int,
+    tokens: int,
+    kept: bool,
+    hopper: bool,
 ) -> float:
-    """Return the bytes that a card moves for each generated token: what a step's time is bound by.
+    """Return the time of a generated token, in bytes that the card could move meanwhile.
 
-    A kept weight is read in 16 bits; a packed one is read, written unpacked, and read again.
+    Besides keys and values a step reads the weights. From Hopper on, the bytes of one were measured
+    on an H200, as the time of all products of an 8B (docs/notes/2026-11-29-decode-step.md). Before,
+    they are computed: a 3090 has a fifth of the bandwidth and three fifths of the instructions.
     """
     value = VALUE_BYTES[precision]
-    weights = shape.linear_params * (value if kept else 0.5 + 2 * value)
+    if kept:
+        weight = (2.7 if hopper else 2.0) * value / 2
+    elif lanes <= PACKED_LANES:
+        weight = 2.0 + 0.025 * lanes if hopper else 0.4 + 0.03 * lanes
+    else:
+        weight = (6.0 if hopper else 4.5) * value / 2
     positions = tokens + recipe.evaluate.max_new_tokens // 2
-    return weights / lanes + positions * 2 * shape.cached_values * value
+    return shape.linear_params * weight / lanes + positions * 2 * shape.cached_values * value

@@ -73,17 +73,16 @@ class FastForward:
         *,
         adapters: AdapterNames | None = None,
         dequantised: bool = False,
-        keeps_low_rank: bool = True,
-        few_rows: int = 0,
+        for_steps: bool = True,
     ) -> None:
         """Replace the forwards. Raise CannotFuse, with nothing changed, for a model unknown here.
 
         `adapters` are PEFT's names (None: those that are switched on). `dequantised`: 4-bit weights
-        are kept in `dtype`, for 2 bytes a weight, instead of being unpacked in every pass.
-        `keeps_low_rank`: so are the adapters' matrices, as the products read them; else those of
-        one group are made in each pass, which spares their bytes and costs a pass of thousands of
-        tokens little. A pass of `few_rows` tokens or fewer multiplies 4-bit weights as they are, in
-        other digits.
+        are kept in `dtype`, for 2 bytes a weight. Otherwise a pass of a few tokens multiplies them
+        as they are, for a sixteenth of a byte a weight, and a longer one unpacks them.
+        `for_steps`: passes of a few tokens will follow, for which the adapters' matrices are held
+        as the products read them; else those of one group are made in each pass, which spares
+        their bytes and costs a pass of thousands of tokens little.
         """
         found = find_parts(model)
         if not isinstance(found, ModelParts):
@@ -102,7 +101,7 @@ class FastForward:
         self.cache_shape = CacheShape.of_layers(found.layers, found.config.num_attention_heads)
         self.groups = find_groups(
             found.layers, self.adapters, dtype,
-            dequantised=dequantised, keeps_low_rank=keeps_low_rank, few_rows=few_rows,
+            dequantised=dequantised, for_steps=for_steps,
             outside=linear_children(found.decoder),
         )  # fmt: skip
         self._pass: Pass | None = None
@@ -253,8 +252,7 @@ def fast_forward(
     *,
     adapters: AdapterNames | None = None,
     dequantised: bool = False,
-    keeps_low_rank: bool = True,
-    few_rows: int = 0,
+    for_steps: bool = True,
 ) -> Iterator[FastForward]:
     """Give a FastForward inside the block, with the model in eval mode; restore both afterwards."""
     was = model.training
@@ -262,7 +260,7 @@ def fast_forward(
     try:
         forward = FastForward(
             model, dtype, adapters=adapters,
-            dequantised=dequantised, keeps_low_rank=keeps_low_rank, few_rows=few_rows,
+            dequantised=dequantised, for_steps=for_steps,
         )  # fmt: skip
         try:
             yield forward

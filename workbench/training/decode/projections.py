@@ -18,7 +18,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from workbench.footprint.peak.scoring_bytes import padded_columns
+from workbench.footprint.peak.scoring_bytes import PACKED_LANES, padded_columns
+from workbench.training.decode.kernels.nf4_product import Nf4Product, is_multipliable
 from workbench.training.step.lora.frozen_weight import FrozenWeight, Workspace
 from workbench.training.step.lora.patch import SHARED_INPUTS, CannotFuse
 
@@ -37,15 +38,13 @@ class InferenceGroup:
         workspace: Workspace,
         *,
         dequantised: bool,
-        keeps_low_rank: bool = True,
-        few_rows: int = 0,
+        for_steps: bool = True,
     ) -> None:
         """Raise CannotFuse for a layer or an adapter that this path does not know.
 
-        `keeps_low_rank`: A and B are laid together once, and not for each product again. So many
-        rows or fewer are multiplied with 4-bit weights as they are.
+        `for_steps`: A and B are laid together once, and not for each product again; and 4-bit
+        weights that are not dequantised are multiplied with a few tokens as they are.
         """
-        self._few_rows = few_rows
         self.modules = list(modules.values())
         bases = [_base_layer(name, module) for name, module in modules.items()]
         self._weights = [FrozenWeight(base, dtype, workspace) for base in bases]
@@ -54,11 +53,17 @@ class InferenceGroup:
         self._workspace = workspace
         self._like: dict[str, Any] = {"dtype": dtype, "device": bases[0].weight.device}
         self._place_adapters(adapters)
-        self._kept_low_rank = self._lay_low_rank() if keeps_low_rank else None
+        self._kept_low_rank = self._lay_low_rank() if for_steps else None
         self._is_packed = all(weight.is_packed for weight in self._weights)
         self._kept: Tensor | None = None
+        self._packed: Nf4Product | None = None
+        self._bias_N: Tensor | None = None
         if self._is_packed:
             self._place_weights(dequantised=dequantised)
+            packed, states = zip(*(weight.packed for weight in self._weights), strict=True)
+            if for_steps and self._kept is None and is_multipliable(packed, states, dtype):
+                self._packed = Nf4Product(packed, states, dtype)
+                self._bias_N = _joint_bias(self._biases, self._widths)
         self._outputs_for: Tensor | None = None
         self._outputs: dict[int, Tensor] = {}
 
@@ -66,9 +71,10 @@ class InferenceGroup:
         """Return the output of projection `index` for x; `adapter_T` has each token's adapter."""
         if self._outputs_for is not x or index not in self._outputs:
             x_TK = x.reshape(-1, x.shape[-1])
-            few = self._kept is None and x_TK.shape[0] <= self._few_rows
-            together = self._is_packed and not few
-            multiply = self._multiply_together if together else self._multiply_apart
+            if self._packed is not None and x_TK.shape[0] <= PACKED_LANES:
+                multiply = self._multiply_packed
+            else:
+                multiply = self._multiply_together if self._is_packed else self._multiply_apart
             self._outputs_for, self._outputs = x, dict(enumerate(multiply(x_TK, adapter_T)))
         out = self._outputs.pop(index)
         if not self._outputs:
@@ -151,12 +157,17 @@ class InferenceGroup:
             out_TN.addmm_(self._masked(low_TC, adapter_T), b_NC.T)
         return self._with_biases(list(torch.split(out_TN, self._widths, dim=1)))
 
+    def _multiply_packed(self, x_TK: Tensor, adapter_T: Tensor | None) -> list[Tensor]:
+        """Return the outputs of a few tokens with 4-bit weights as they are."""
+        assert self._packed is not None
+        out_TN = self._packed.multiply(
+            x_TK, *self._a_and_b(), self._bias_N, self._others, adapter_T
+        )
+        return list(torch.split(out_TN, self._widths, dim=1))
+
     def _multiply_apart(self, x_TK: Tensor, adapter_T: Tensor | None) -> list[Tensor]:
         """Return the outputs with weights that lie where the model has them."""
-        outs = [
-            weight.multiply_packed(x_TK) if weight.is_packed else x_TK @ weight.dense().T
-            for weight in self._weights
-        ]
+        outs = [x_TK @ weight.dense().T for weight in self._weights]
         if self._columns:
             a_CK, b_NC = self._a_and_b()
             low_TC = self._masked(x_TK @ a_CK.T, adapter_T)
@@ -186,8 +197,7 @@ def find_groups(
     dtype: torch.dtype,
     *,
     dequantised: bool,
-    keeps_low_rank: bool = True,
-    few_rows: int = 0,
+    for_steps: bool = True,
     outside: Mapping[str, nn.Module] | None = None,
 ) -> list[InferenceGroup]:
     """Return the groups of a decoder's linear layers; `outside` are those outside its layers.
@@ -197,11 +207,8 @@ def find_groups(
     workspace = Workspace(next(layers.parameters()).device, dtype)
     each = [modules for layer in layers for modules in _modules_by_input(layer)]
     each += [{name: module} for name, module in (outside or {}).items()]
-    how: dict[str, Any] = {"keeps_low_rank": keeps_low_rank, "few_rows": few_rows}
-    return [
-        InferenceGroup(modules, adapters, dtype, workspace, dequantised=dequantised, **how)
-        for modules in each
-    ]
+    how: dict[str, Any] = {"dequantised": dequantised, "for_steps": for_steps}
+    return [InferenceGroup(modules, adapters, dtype, workspace, **how) for modules in each]
 
 
 def _modules_by_input(layer: nn.Module) -> Iterator[dict[str, nn.Module]]:
@@ -227,6 +234,15 @@ def _base_layer(name: str, module: nn.Module) -> Any:
     if isinstance(module, LoraLayer) and module.merged:
         raise CannotFuse(f"{name} has an adapter merged into it")
     return base
+
+
+def _joint_bias(biases: Sequence[Tensor | None], widths: Sequence[int]) -> Tensor | None:
+    """Return all biases behind each other, zeros where there is none; None where none has one."""
+    found = next((bias for bias in biases if bias is not None), None)
+    if found is None:
+        return None
+    each = zip(biases, widths, strict=True)
+    return torch.cat([found.new_zeros(n) if bias is None else bias for bias, n in each])
 
 
 def _has_adapter(module: nn.Module, name: str) -> bool:

@@ -104,7 +104,7 @@ def score_rows(
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     fault_points.at("worker.evaluating")
     try:
-        with fast_forward(model, DTYPES[precision], keeps_low_rank=False) as forward:
+        with fast_forward(model, DTYPES[precision], for_steps=False) as forward:
             return losses_of_rows(
                 forward, rows, order, control, rows_at_once=batch_size, shrunk=shrunk
             )

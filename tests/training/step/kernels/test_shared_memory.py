@@ -7,6 +7,7 @@ and a data-centre card has twice as much as the cards people own.
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench.footprint.model.linear_attention import CHUNK
-from workbench.training.decode.kernels import cached_attention
+from workbench.training.decode.kernels import cached_attention, nf4_product
 from workbench.training.step.kernels import (
     attention,
     cross_entropy,
@@ -28,6 +29,7 @@ from workbench.training.step.kernels import (
     triton_support,
 )
 from workbench.training.step.kernels.lora_down import GatedInput, NormedInput
+from workbench.training.step.kernels.triton_support import ceil_div
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,11 +39,11 @@ SHARED_KIB = {75: 64, 86: 99}
 """KiB by compute capability: a T4; a 3090, and as much on cards of 8.9 and 12.0."""
 LAUNCHING = (
     attention, cached_attention, cross_entropy, delta_states, gated_linear, lora_down, lora_up,
-    norm, rotary,
+    nf4_product, norm, rotary,
 )  # fmt: skip
 META = torch.device("meta")
 DTYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
-DTYPES |= {torch.int64: "*i64", torch.int32: "*i32"}
+DTYPES |= {torch.int64: "*i64", torch.int32: "*i32", torch.uint8: "*u8"}
 
 
 class Compiling:
@@ -173,6 +175,37 @@ def test_low_rank_kernels_compile_for_one_token_and_for_two_billion_elements(
     b_NR = torch.empty(sum(sizes), 1, dtype=dtype, device=META)
     lora_up.lora_up_backward(dys, low_PTR, b_NR, b_NR.float(), add=True)
     assert_fits(compiling)
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 128])
+@pytest.mark.parametrize("widths", [(14336, 14336), (8192, 4096, 32, 32)])
+def test_products_with_4_bit_weights_fit(
+    widths: tuple[int, ...], tokens: int, compiling: Compiling, card: tuple[int, torch.dtype]
+) -> None:
+    dtype, inputs, columns = card[1], 4096, 16 * len(widths)
+    weights = [_packed_on_meta(width, inputs) for width in widths]
+    product = nf4_product.Nf4Product([w for w, _ in weights], [s for _, s in weights], dtype)
+    product._lookup = nf4_product.lookup_ptx(dtype)
+    like: dict[str, Any] = {"dtype": dtype, "device": META}
+    x_TK, a_CK = torch.empty(tokens, inputs, **like), torch.empty(columns, inputs, **like)
+    b_NC, bias_N = (torch.empty(sum(widths), *size, **like) for size in ((columns,), ()))
+    others_AC = torch.empty(2, columns, dtype=torch.bool, device=META)
+    adapter_T = torch.empty(tokens, dtype=torch.int64, device=META)
+    product.multiply(x_TK, a_CK, b_NC, bias_N, others_AC, adapter_T)
+    assert compiling.taken.keys() == {"product", "outputs"}
+    assert_fits(compiling)
+
+
+def _packed_on_meta(outputs: int, inputs: int) -> tuple[Tensor, Any]:
+    """Return a 4-bit weight and its QuantState, without values."""
+    count = outputs * inputs
+    scales = {"absmax": torch.empty(ceil_div(count, 64 * 256), device=META), "blocksize": 256}
+    state = SimpleNamespace(
+        shape=(outputs, inputs), blocksize=64, offset=torch.empty((), device=META),
+        absmax=torch.empty(count // 64, dtype=torch.uint8, device=META),
+        state2=SimpleNamespace(code=torch.empty(256, device=META), **scales),
+    )  # fmt: skip
+    return torch.empty(count // 2, dtype=torch.uint8, device=META), state
 
 
 def test_kernels_of_the_delta_rules_states_fit(compiling: Compiling) -> None:
