@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from tests.support.tick_contexts import WORKER, recipe
 from tests.support.waiting import wait_for
 from workbench.attempts.assignment import Assignment
 from workbench.attempts.events import Event, read_events
-from workbench.fleet import Fleet, Halt, Phase, Report
+from workbench.fleet import Fleet, Halt, Phase, RayLost, Report, ray_fleet
 from workbench.fleet.inline_fleet import InlineFleet
 from workbench.fleet.ray_fleet import RayFleet
 from workbench.machine.cards import Card
@@ -269,3 +271,24 @@ class TestRayFleet(FleetContract):
         assert gone.reason == "DriverMissing: libcuda.so.1 was not found on this machine"
         assert known is not None
         wait_for(lambda: not is_alive(known), "the end of its process")
+
+
+def test_a_head_that_accepts_a_connection_and_never_answers_counts_as_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+
+    class Silent(RayFleet):
+        def _connect(self) -> None:
+            answer.wait()
+
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        port = head.getsockname()[1]
+        fleet = Silent(str(tmp_path), f"127.0.0.1:{port}", lambda card: 1, WORKER)
+        assert not fleet.connect()
+        assert not fleet.connect()  # the loop ticks on
+        monkeypatch.setattr(ray_fleet, "CONNECT_LIMIT_S", 0.0)
+        with pytest.raises(RayLost, match="did not answer within"):
+            fleet.connect()
+        answer.set()
+        fleet.close()

@@ -43,6 +43,10 @@ _DRIVER_ENV = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
 }
 
+CONNECT_LIMIT_S = 30.0
+"""Seconds after which a head that accepts a connection and does not answer counts as lost."""
+CLOSE_LIMIT_S = 10.0
+"""Seconds for which close() waits for a connection under way."""
 SPARE_ENV = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """What a spare has until it is given its card: torch then counts cards without initialising CUDA,
 which would fix the card for good."""
@@ -139,6 +143,7 @@ class RayFleet:
         self._gone: dict[str, Report] = {}
         self._ray: Any = None
         self._connecting: threading.Thread | None = None
+        self._connecting_since_s = 0.0
         self._spare = SpareWorker(self._create_spare, spare_pause_s)
         self._spares = itertools.count(1)
 
@@ -146,12 +151,14 @@ class RayFleet:
         """Return True once this process is the head's driver; False while the head starts.
 
         Waits 0.2 s at most for the port. Connecting takes seconds while the head starts, and the
-        loop prepares experiments meanwhile: a thread does it. A head that never comes up is noticed
-        by the keeper: it exits, or the loop's tick grows old.
+        loop prepares experiments meanwhile: a thread does it. Raises RayLost where that takes
+        CONNECT_LIMIT_S; a head that ends is noticed by the keeper.
         """
         if self._ray is not None:
             return True
         if self._connecting is not None and self._connecting.is_alive():
+            if time.monotonic() - self._connecting_since_s > CONNECT_LIMIT_S:
+                raise RayLost(f"Ray did not answer within {CONNECT_LIMIT_S:.0f} s")
             return False
         host, _, port = self._address.rpartition(":")
         try:
@@ -160,6 +167,7 @@ class RayFleet:
             return False
         self._set_driver_env()
         self._connecting = threading.Thread(target=self._connect, name="connect", daemon=True)
+        self._connecting_since_s = time.monotonic()
         self._connecting.start()
         return False
 
@@ -340,7 +348,7 @@ class RayFleet:
 
     def close(self) -> None:
         if self._connecting is not None:
-            self._connecting.join()
+            self._connecting.join(CLOSE_LIMIT_S)
         if self._ray is None:
             return
         for card in list(self._actors):
