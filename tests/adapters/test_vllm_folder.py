@@ -26,7 +26,7 @@ def test_the_folder_holds_the_adapter_and_the_command_serves_it(tmp_path: Path) 
         f"--max-lora-rank 8 --lora-modules mine={tmp_path / 'out'}"
     )
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 8
-    assert not (tmp_path / "out" / "recipe.yaml").exists()
+    assert (tmp_path / "out" / "recipe.yaml").read_text() == "name: mine\n"  # its card names it
 
 
 @pytest.mark.parametrize(

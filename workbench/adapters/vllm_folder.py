@@ -32,7 +32,7 @@ MODULES = frozenset(
 """Names of modules that vLLM adapts in Llama, Qwen, Gemma, Mistral and Phi."""
 COPIED = (
     *(CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
-    *("generation_config.json", "README.md"),
+    *("generation_config.json", "README.md", "recipe.yaml"),
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 
