@@ -8,9 +8,10 @@
 # and transformers' `model.dequantize()` go the same way. Asked for the same values as one long row, the same
 # function gives the right ones.
 #
-# What the workbench does: wherever it dequantises on a CPU (merges and exports of a base that exists in 4 bits only,
+# What the workbench does: where it dequantises on a CPU itself (merges and exports of a base that exists in 4 bits only,
 # the fused step without a card) it asks for one long row (workbench/training/step/lora/frozen_weight.py). Its kernels
-# on a card read blocks as they were written.
+# on a card read blocks as they were written. Models outside the fused step run bitsandbytes' own layers, on a CPU with
+# this error.
 #
 # Passes while that is so; fails if it changes.
 set -euo pipefail

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -291,4 +292,44 @@ def test_a_head_that_accepts_a_connection_and_never_answers_counts_as_lost(
         with pytest.raises(RayLost, match="did not answer within"):
             fleet.connect()
         answer.set()
+        fleet.close()
+
+
+def test_a_connection_that_is_refused_for_good_ends_the_unit_with_its_reason(
+    tmp_path: Path,
+) -> None:
+    class Refused(RayFleet):
+        def _connect(self) -> None:
+            self._refused = ValueError("the address is no address")
+
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        port = head.getsockname()[1]
+        fleet = Refused(str(tmp_path), f"127.0.0.1:{port}", lambda card: 1, WORKER)
+
+        def refuses() -> bool:
+            try:
+                return fleet.connect()
+            except RayLost as lost:
+                return "the address is no address" in str(lost)
+
+        wait_for(refuses, "the refusal")
+        fleet.close()
+
+
+def test_a_thread_that_connects_between_two_looks_is_not_followed_by_another(
+    tmp_path: Path,
+) -> None:
+    begun: list[int] = []
+
+    class Quick(RayFleet):
+        def _connect(self) -> None:
+            begun.append(1)
+            self._ray = SimpleNamespace(kill=None, shutdown=lambda: None)
+
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        port = head.getsockname()[1]
+        fleet = Quick(str(tmp_path), f"127.0.0.1:{port}", lambda card: 1, WORKER)
+        wait_for(fleet.connect, "the connection")
+        assert fleet.connect()
+        assert begun == [1]
         fleet.close()

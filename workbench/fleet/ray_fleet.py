@@ -144,6 +144,9 @@ class RayFleet:
         self._ray: Any = None
         self._connecting: threading.Thread | None = None
         self._connecting_since_s = 0.0
+        self._refused: Exception | None = None
+        """The error for which no other try to connect makes sense."""
+        self._closed = False
         self._spare = SpareWorker(self._create_spare, spare_pause_s)
         self._spares = itertools.count(1)
 
@@ -151,15 +154,18 @@ class RayFleet:
         """Return True once this process is the head's driver; False while the head starts.
 
         Waits 0.2 s at most for the port. Connecting takes seconds while the head starts, and the
-        loop prepares experiments meanwhile: a thread does it. Raises RayLost where that takes
-        CONNECT_LIMIT_S; a head that ends is noticed by the keeper.
+        loop prepares experiments meanwhile: a thread does it. Raises RayLost where one try takes
+        CONNECT_LIMIT_S or fails for good; a head that ends is noticed by the keeper.
         """
-        if self._ray is not None:
-            return True
         if self._connecting is not None and self._connecting.is_alive():
             if time.monotonic() - self._connecting_since_s > CONNECT_LIMIT_S:
                 raise RayLost(f"Ray did not answer within {CONNECT_LIMIT_S:.0f} s")
             return False
+        # Read only now: no thread can change them any more.
+        if self._refused is not None:
+            raise RayLost(f"Ray refused the connection: {safe_line(self._refused)}")
+        if self._ray is not None:
+            return True
         host, _, port = self._address.rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=0.2).close()
@@ -174,8 +180,11 @@ class RayFleet:
     def _connect(self) -> None:
         import ray
 
-        # Ray says that only the main thread can handle signals: the loop has handlers of its own.
-        logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
+        # Ray warns that it cannot end the process in its own way on SIGTERM, which only the main
+        # thread can ask for. The signal ends the loop at once, as it does before Ray is there.
+        about = logging.getLogger("ray._private.worker")
+        before = about.level
+        about.setLevel(logging.ERROR)
         try:
             ray.init(
                 address=self._address,
@@ -186,8 +195,16 @@ class RayFleet:
         except (ConnectionError, RuntimeError) as early:  # the port answers before the rest does
             log.info("Ray is not ready: %s", safe_line(early))
             ray.shutdown()
+        except Exception as refused:
+            log.exception("Ray cannot be reached")
+            self._refused = refused
         else:
-            self._ray = ray
+            if self._closed:
+                ray.shutdown()
+            else:
+                self._ray = ray
+        finally:
+            about.setLevel(before)
 
     def _set_driver_env(self) -> None:
         os.environ.update(_DRIVER_ENV)
@@ -347,6 +364,7 @@ class RayFleet:
         )
 
     def close(self) -> None:
+        self._closed = True
         if self._connecting is not None:
             self._connecting.join(CLOSE_LIMIT_S)
         if self._ray is None:

@@ -216,9 +216,10 @@ class PlanSearch:
         """Return `run` with the rows that are scored at once, at least one.
 
         They are as many as fit, of `lanes` where that is given. Where answers are generated from
-        4-bit weights, it is the way that takes the shortest time for a token: as many rows as fit;
-        as many as are multiplied with 4-bit weights as they are; or, with dequantised copies, fewer
-        again. But never fewer than fit where the recipe gives their number, which all trials share.
+        4-bit weights on a card, three ways are compared by the time of a token: with 4-bit weights,
+        as many rows as fit; the same with no more than PACKED_LANES; and with dequantised copies of
+        all weights. Where the recipe gives the number of rows, which all trials share, the way with
+        the most rows is taken.
         """
         asked = lanes or rows_asked(self.recipe, decodes=run.decodes(self.shape))
         gpu_quantised = self.quantised and run.card_kind == "cuda"
@@ -233,7 +234,7 @@ class PlanSearch:
                 continue
             cost = token_cost(
                 self.shape, self.recipe, run.precision,
-                lanes=rows, tokens=run.scored, kept=kept, hopper=run.major >= 9,
+                lanes=rows, tokens=run.scored, kept=kept, hbm=run.major in (9, 10),
             )  # fmt: skip
             order = (-float(rows) if given else 0.0, cost)
             if best is None or order < best[:2]:

@@ -221,5 +221,5 @@ def test_dequantised_weights_take_what_the_plan_says(family: str, model_of: Mode
         with forward_of(model, dequantised=kept) as (_, made):
             pass
         multiplied = not kept and triton_support.is_usable(torch.device("cpu"))
-        scales = scales_bytes(shape) if multiplied else 0
+        scales = scales_bytes(shape, "bf16") if multiplied else 0
         assert made == weights(shape, recipe, "fp32") + low_rank + scales

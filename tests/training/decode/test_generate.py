@@ -276,3 +276,26 @@ def test_packed_weights_give_the_logits_of_plain_modules(
     read = lane._pass_of(lane._active_L * 0)
     got = forward.logits(forward.hidden(ids[-1:], read))[0]
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_projections_of_which_some_are_packed_give_the_logits_of_plain_modules(
+    model_of: ModelOf,
+) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    model: Any = model_of("qwen2", sizes)
+    layers = model.get_base_model().model.layers
+    plain = [layer.self_attn.k_proj.base_layer for layer in layers]
+    pack_weights(model)
+    for layer, linear in zip(layers, plain, strict=True):
+        layer.self_attn.k_proj.base_layer = linear
+    ids = torch.tensor(prompts_of(3)[2])
+    with torch.no_grad():
+        want = model(input_ids=ids[None]).logits[0, -1]
+    forward = FastForward(model, torch.float32)
+    room = forward.groups[0]._workspace._buffer.numel()
+    lane = Lanes(forward, 1, positions=len(ids), most=1, ends=ENDS)
+    lane.start([0], [Prompt(ids=ids[:-1].tolist(), most=2)])
+    lane._tokens_L[0] = ids[-1]
+    got = forward.logits(forward.hidden(ids[-1:], lane._pass_of(lane._active_L * 0)))[0]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    assert forward.groups[0]._workspace._buffer.numel() == room  # reserved before any capture

@@ -49,6 +49,15 @@ def test_a_product_is_that_of_the_unpacked_weights(
 
 
 @needs_triton
+def test_scales_may_be_quantised_once_or_twice() -> None:
+    x_TK, none = randn(3, 192), randn(0, 192)
+    for twice in (True, False):
+        packed, state = quantised(96, 192, compress_statistics=twice)
+        got = Nf4Product([packed], [state], torch.float32).multiply(x_TK, none, randn(96, 0))
+        torch.testing.assert_close(got, x_TK @ dense([(packed, state)]).T, rtol=2e-5, atol=2e-4)
+
+
+@needs_triton
 def test_a_token_gets_the_columns_of_its_own_adapter_alone() -> None:
     packed, state = quantised(96, 128)
     product = Nf4Product([packed], [state], torch.float32)
@@ -112,7 +121,6 @@ def test_weights_of_other_kinds_are_left_to_the_unpacked_product() -> None:
     others = [
         quantised(64, 128, blocksize=128),
         quantised(64, 128, quant_type="fp4"),
-        quantised(64, 128, compress_statistics=False),
         quantised(64, 96),  # a scale's block ends within a row
     ]
     for packed, state in others:

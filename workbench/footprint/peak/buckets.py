@@ -206,8 +206,9 @@ def answers_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> int:
     held += pass_bytes(shape, recipe, precision, tokens=pass_tokens(lanes, run.scored))
     if run.eval_dequantised:
         return held + kept_weights_bytes(shape, recipe, precision)
-    scales = scales_bytes(shape) if _quantised(recipe) and run.card_kind == "cuda" else 0
-    return held + _decode_workspace(shape, recipe, run) + scales
+    if _quantised(recipe) and run.card_kind == "cuda":
+        held += scales_bytes(shape, precision)
+    return held + _decode_workspace(shape, recipe, run)
 
 
 def _decode_workspace(shape: ModelShape, recipe: Recipe, run: Run) -> int:

@@ -189,9 +189,14 @@ def kept_weights_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int
     return (shape.linear_params + a) * VALUE_BYTES[precision]
 
 
-def scales_bytes(shape: ModelShape) -> int:
-    """Return the bytes of all 4-bit weights' scales in fp32, which products with them read."""
-    return shape.linear_params // 64 * 4
+def multiplies_packed(precision: str) -> bool:
+    """Return whether a card multiplies 4-bit weights as they are in that precision."""
+    return VALUE_BYTES[precision] == 2
+
+
+def scales_bytes(shape: ModelShape, precision: str) -> int:
+    """Return the bytes of all 4-bit weights' scales in fp32, where products with them read them."""
+    return shape.linear_params // 64 * 4 if multiplies_packed(precision) else 0
 
 
 def workspace_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int:
@@ -213,20 +218,21 @@ def token_cost(
     lanes: int,
     tokens: int,
     kept: bool,
-    hopper: bool,
+    hbm: bool,
 ) -> float:
     """Return the time of a generated token, in bytes that the card could move meanwhile.
 
-    Besides keys and values a step reads the weights. From Hopper on, the bytes of one were measured
-    on an H200, as the time of all products of an 8B (docs/notes/2026-11-29-decode-step.md). Before,
-    they are computed: a 3090 has a fifth of the bandwidth and three fifths of the instructions.
+    Besides keys and values a step reads the weights. On cards with a data centre's memory (`hbm`)
+    the bytes of one were measured on an H200, as the time of all products of an 8B
+    (docs/notes/2026-11-29-decode-step.md). On others they are computed: a 3090 has a fifth of the
+    bandwidth and three fifths of the instructions.
     """
     value = VALUE_BYTES[precision]
     if kept:
-        weight = (2.7 if hopper else 2.0) * value / 2
-    elif lanes <= PACKED_LANES:
-        weight = 2.0 + 0.025 * lanes if hopper else 0.4 + 0.03 * lanes
+        weight = (2.7 if hbm else 2.0) * value / 2
+    elif lanes <= PACKED_LANES and multiplies_packed(precision):
+        weight = 2.0 + 0.025 * lanes if hbm else 0.4 + 0.03 * lanes
     else:
-        weight = (6.0 if hopper else 4.5) * value / 2
+        weight = (6.0 if hbm else 4.5) * value / 2
     positions = tokens + recipe.evaluate.max_new_tokens // 2
     return shape.linear_params * weight / lanes + positions * 2 * shape.cached_values * value

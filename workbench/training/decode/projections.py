@@ -11,6 +11,7 @@ more (docs/decode.md#many-adapters).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,9 @@ class InferenceGroup:
         self._kept: Tensor | None = None
         self._packed: Nf4Product | None = None
         self._bias_N: Tensor | None = None
+        if not self._is_packed:  # those in 4 bits are unpacked one after another
+            for weight in self._weights:
+                workspace.reserve(math.prod(weight.shape_NK) if weight.is_packed else 0)
         if self._is_packed:
             self._place_weights(dequantised=dequantised)
             packed, states = zip(*(weight.packed for weight in self._weights), strict=True)

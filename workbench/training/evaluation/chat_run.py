@@ -29,6 +29,7 @@ from workbench.chat.session_files import (
 )
 from workbench.errors import DataError, WorkbenchError
 from workbench.fleet import Halt
+from workbench.footprint.peak.scoring_bytes import multiplies_packed
 from workbench.training.control import Control, Emit, Interrupted
 from workbench.training.dataset.chat.template import ChatTemplate
 from workbench.training.decode.forward import CannotFuse, fast_forward
@@ -130,7 +131,7 @@ def answers_of(
     4-bit weights once.
     """
     most = max(1, min(len(adapters), rows_at_once))
-    kept = dequantised and most > FEW_ROWS
+    kept = dequantised and (most > FEW_ROWS or not multiplies_packed(precision))
     with ExitStack() as held:
         try:
             forward = held.enter_context(

@@ -248,7 +248,8 @@ class Assembly:
             return f"{len(self.unowned)} trained parameters lie outside the fused projections"
         if self.recompute and self.recompute.count and self.recompute.draws:
             return "layers that recompute draw their masks once more"
-        longest = max(self.options.tokens_per_micro or 0, self.options.max_length)
+        options = self.options
+        longest = max(options.tokens_per_micro or 0, options.longest or options.max_length)
         if self.recompute and self.recompute.offload and longest > MOST_MOVED:
             return f"passes of up to {longest:,} tokens take far longer than their launches"
         return ""

@@ -56,6 +56,7 @@ def options_from(plan: Plan, recipe: Recipe) -> StepOptions:
         rows_per_micro=min(rows, MOST_ROWS),
         tokens_per_micro=plan.tokens_per_micro,
         max_length=recipe.data.max_tokens,
+        longest=plan.longest,
         recompute_layers=plan.recompute_layers,
         long_recompute_layers=plan.long_recompute_layers,
         offload=plan.offload,

@@ -17,6 +17,8 @@ class StepOptions:
     """Tokens in one micro-step at most, None: no limit; a longer row goes alone."""
     max_length: int = 512
     """Tokens of the longest row that may come (data.max_tokens)."""
+    longest: int | None = None
+    """Tokens of the longest row that does come; None where that is not known."""
     recompute_layers: int = 0
     """The first so many layers recompute their activations."""
     long_recompute_layers: int = 0

@@ -201,7 +201,7 @@ def _packed_on_meta(outputs: int, inputs: int) -> tuple[Tensor, Any]:
     count = outputs * inputs
     scales = {"absmax": torch.empty(ceil_div(count, 64 * 256), device=META), "blocksize": 256}
     state = SimpleNamespace(
-        shape=(outputs, inputs), blocksize=64, offset=torch.empty((), device=META),
+        shape=(outputs, inputs), blocksize=64, nested=True, offset=torch.empty((), device=META),
         absmax=torch.empty(count // 64, dtype=torch.uint8, device=META),
         state2=SimpleNamespace(code=torch.empty(256, device=META), **scales),
     )  # fmt: skip

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from workbench.training.step.kernels import triton_support
-from workbench.training.step.kernels.nf4 import is_dequantizable
 from workbench.training.step.kernels.triton_support import (
     ceil_div,
     jit,
@@ -220,7 +219,7 @@ def is_multipliable(packed: Sequence[Tensor], states: Sequence[Any], dtype: torc
         and triton_support.is_usable(packed[0].device)
         and not (packed[0].is_cuda and dtype.itemsize > 2)
         and all(
-            is_dequantizable(state)
+            state.quant_type == "nf4"
             and state.blocksize == BLOCK_K
             and state.shape[1] % BLOCK_K == 0
             and torch.equal(state.code.cpu(), torch.tensor(VALUES))
@@ -310,8 +309,9 @@ def part_count(widths: Sequence[int], columns: int, inputs: int) -> int:
 def _scales(state: Any) -> Tensor:
     """Return a weight's scales divided by FACTOR; those of one block of inputs lie together."""
     outputs, inputs = state.shape
-    super_scales = state.state2.absmax.repeat_interleave(state.state2.blocksize)
-    scales = state.state2.code[state.absmax.long()]
-    scales = scales * super_scales[: scales.numel()] + state.offset
+    scales = state.absmax
+    if state.nested:
+        super_scales = state.state2.absmax.repeat_interleave(state.state2.blocksize)
+        scales = state.state2.code[scales.long()] * super_scales[: scales.numel()] + state.offset
     scales_NG: Tensor = scales.view(outputs, inputs // BLOCK_K).float() / FACTOR
     return scales_NG.T.contiguous()
