@@ -280,7 +280,7 @@ def test_a_head_that_accepts_a_connection_and_never_answers_counts_as_lost(
     answer = threading.Event()
 
     class Silent(RayFleet):
-        def _connect(self) -> None:
+        def _init_ray(self) -> None:
             answer.wait()
 
     with socket.create_server(("127.0.0.1", 0)) as head:
@@ -299,8 +299,8 @@ def test_a_connection_that_is_refused_for_good_ends_the_unit_with_its_reason(
     tmp_path: Path,
 ) -> None:
     class Refused(RayFleet):
-        def _connect(self) -> None:
-            self._refused = ValueError("the address is no address")
+        def _init_ray(self) -> None:
+            raise ValueError("the address is no address")
 
     with socket.create_server(("127.0.0.1", 0)) as head:
         port = head.getsockname()[1]
@@ -322,7 +322,7 @@ def test_a_thread_that_connects_between_two_looks_is_not_followed_by_another(
     begun: list[int] = []
 
     class Quick(RayFleet):
-        def _connect(self) -> None:
+        def _init_ray(self) -> None:
             begun.append(1)
             self._ray = SimpleNamespace(kill=None, shutdown=lambda: None)
 

@@ -178,6 +178,14 @@ class RayFleet:
         return False
 
     def _connect(self) -> None:
+        try:
+            self._init_ray()
+        except Exception as refused:
+            log.exception("Ray cannot be reached")
+            self._refused = refused
+
+    def _init_ray(self) -> None:
+        """Become the head's driver; leave it to the next try where the head is not ready."""
         import ray
 
         # Ray warns that it cannot end the process in its own way on SIGTERM, which only the main
@@ -195,9 +203,6 @@ class RayFleet:
         except (ConnectionError, RuntimeError) as early:  # the port answers before the rest does
             log.info("Ray is not ready: %s", safe_line(early))
             ray.shutdown()
-        except Exception as refused:
-            log.exception("Ray cannot be reached")
-            self._refused = refused
         else:
             if self._closed:
                 ray.shutdown()
