@@ -221,9 +221,14 @@ class Span:
     """The outcome and the reason of an attempt that did not end its trial as done; else empty."""
 
 
+def events_of(home: Home, attempt: AttemptRow) -> list[dict[str, Any]]:
+    """Return what the attempt's worker wrote, oldest first."""
+    lines = (home.attempt(attempt.id) / "events.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def _span(home: Home, attempt: AttemptRow) -> Span:
-    file = home.attempt(attempt.id) / "events.jsonl"
-    events = [json.loads(line) for line in file.read_text().splitlines()]
+    events = events_of(home, attempt)
     marks = [(e["name"], e["t"]) for e in events if e["kind"] == "phase"]
     started = next(e["t"] for e in events if e["kind"] == "started")
     end = next(e["t"] for e in events if e["kind"] == "end")

@@ -28,7 +28,7 @@ from workbench.training.decode.lanes import Lanes, Prompt
 LOOK = 4
 """Tokens between two looks at the answers, as in a chat."""
 WAYS = {"4-bit weights": False, "16-bit copies": True}
-"""Whether weights are kept dequantised."""
+"""The names of the decode path's ways, and whether 16-bit copies of all weights are kept."""
 
 
 def main() -> int:

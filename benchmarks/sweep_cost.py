@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cards_lab import Lab, lab, print_timeline, shaped_model, training_rows, wait
+from cards_lab import Lab, events_of, lab, print_timeline, shaped_model, training_rows, wait
 
 from workbench.fleet import Fleet
 from workbench.machine.processes import identify_process
@@ -140,8 +140,7 @@ def _print_ends(lab: Lab, ids: list[int], limit_s: float = 3600) -> None:
 def cost_of(lab: Lab, attempt: AttemptRow) -> Cost:
     """Return what an attempt that has ended took, by its events."""
     span = next(one for one in lab.spans([attempt.trial]) if one.card == attempt.card)
-    lines = (lab.service.home.attempt(attempt.id) / "events.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
+    events = events_of(lab.service.home, attempt)
     metrics = [e["values"] for e in events if e["kind"] == "metric"]
     logged = [e["text"] for e in events if e["kind"] == "log"]
     windows = [one for one in metrics if "tokens_per_s" in one]  # one step each: log_every is 1
@@ -276,9 +275,8 @@ def _first_events(lab: Lab, known: set[int]) -> list[tuple[str, float]]:
     """Return what the first attempt of the trials that are not known did until its first step."""
     trials = lab.service.snapshot().trials
     attempt = lab.attempts([one.id for one in trials if one.id not in known])[0]
-    file = lab.service.home.attempt(attempt.id) / "events.jsonl"
-    events = [json.loads(line) for line in file.read_text().splitlines()]
     told = [("sent to a worker", attempt.started_utc)]
+    events = events_of(lab.service.home, attempt)
     for event in (one for one in events if one["kind"] != "log"):
         told.append((event.get("name") or event["kind"], event["t"]))
         if event["kind"] == "metric":

@@ -274,8 +274,15 @@ class TestRayFleet(FleetContract):
         wait_for(lambda: not is_alive(known), "the end of its process")
 
 
+@pytest.fixture
+def listening() -> Iterator[str]:
+    """The address of a port that accepts connections, behind which no head is."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
 def test_a_head_that_accepts_a_connection_and_never_answers_counts_as_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, listening: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = threading.Event()
 
@@ -283,41 +290,37 @@ def test_a_head_that_accepts_a_connection_and_never_answers_counts_as_lost(
         def _init_ray(self) -> None:
             answer.wait()
 
-    with socket.create_server(("127.0.0.1", 0)) as head:
-        port = head.getsockname()[1]
-        fleet = Silent(str(tmp_path), f"127.0.0.1:{port}", lambda card: 1, WORKER)
-        assert not fleet.connect()
-        assert not fleet.connect()  # the loop ticks on
-        monkeypatch.setattr(ray_fleet, "CONNECT_LIMIT_S", 0.0)
-        with pytest.raises(RayLost, match="did not answer within"):
-            fleet.connect()
-        answer.set()
-        fleet.close()
+    fleet = Silent(str(tmp_path), listening, lambda card: 1, WORKER)
+    assert not fleet.connect()
+    assert not fleet.connect()  # the loop ticks on
+    monkeypatch.setattr(ray_fleet, "CONNECT_LIMIT_S", 0.0)
+    with pytest.raises(RayLost, match="did not answer within"):
+        fleet.connect()
+    answer.set()
+    fleet.close()
 
 
 def test_a_connection_that_is_refused_for_good_ends_the_unit_with_its_reason(
-    tmp_path: Path,
+    tmp_path: Path, listening: str
 ) -> None:
     class Refused(RayFleet):
         def _init_ray(self) -> None:
             raise ValueError("the address is no address")
 
-    with socket.create_server(("127.0.0.1", 0)) as head:
-        port = head.getsockname()[1]
-        fleet = Refused(str(tmp_path), f"127.0.0.1:{port}", lambda card: 1, WORKER)
+    fleet = Refused(str(tmp_path), listening, lambda card: 1, WORKER)
 
-        def refuses() -> bool:
-            try:
-                return fleet.connect()
-            except RayLost as lost:
-                return "the address is no address" in str(lost)
+    def refuses() -> bool:
+        try:
+            return fleet.connect()
+        except RayLost as lost:
+            return "the address is no address" in str(lost)
 
-        wait_for(refuses, "the refusal")
-        fleet.close()
+    wait_for(refuses, "the refusal")
+    fleet.close()
 
 
 def test_a_thread_that_connects_between_two_looks_is_not_followed_by_another(
-    tmp_path: Path,
+    tmp_path: Path, listening: str
 ) -> None:
     begun: list[int] = []
 
@@ -326,10 +329,8 @@ def test_a_thread_that_connects_between_two_looks_is_not_followed_by_another(
             begun.append(1)
             self._ray = SimpleNamespace(kill=None, shutdown=lambda: None)
 
-    with socket.create_server(("127.0.0.1", 0)) as head:
-        port = head.getsockname()[1]
-        fleet = Quick(str(tmp_path), f"127.0.0.1:{port}", lambda card: 1, WORKER)
-        wait_for(fleet.connect, "the connection")
-        assert fleet.connect()
-        assert begun == [1]
-        fleet.close()
+    fleet = Quick(str(tmp_path), listening, lambda card: 1, WORKER)
+    wait_for(fleet.connect, "the connection")
+    assert fleet.connect()
+    assert begun == [1]
+    fleet.close()

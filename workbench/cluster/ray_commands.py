@@ -7,6 +7,7 @@ loopback or all, nothing between), so `cluster up` refuses a machine with a publ
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from workbench.machine.python_children import python_command
@@ -29,13 +30,17 @@ WORKER_PORTS = (20_110, 20_199)
 """One for each worker, for each box's agent and for the loop."""
 ALL_PORTS = (HEAD_PORTS[0], WORKER_PORTS[1])
 """First and last port of a cluster, for a firewall."""
-_COMMON = {
+USUAL = {
     "num-cpus": "2",
     "num-gpus": "0",
     "include-log-monitor": "false",
     "object-store-memory": str(128 << 20),
     "log-style": "record",
     "log-color": "false",
+}
+"""Options of every head and node, of a cluster or of one machine."""
+_COMMON = {
+    **USUAL,
     "min-worker-port": str(WORKER_PORTS[0]),
     "max-worker-port": str(WORKER_PORTS[1]),
     **{name: str(port) for name, port in _PORTS.items()},
@@ -62,9 +67,17 @@ def cluster_head_command(address: str, port: int, temp: Path) -> list[str]:
         "port": str(port),
         "ray-client-server-port": str(CLIENT_PORT),
         "temp-dir": str(temp),
-        "include-dashboard": "false",
     }
-    flags = ["--no-monitor", *_flags(options)]  # machines come and go by hand: no autoscaler
+    return start_head(options)
+
+
+def start_head(options: Mapping[str, str]) -> list[str]:
+    """Return the command line that starts a head with these options.
+
+    Without the dashboard, and without the autoscaler's process: machines come and go by hand, and
+    it delays the start by a second.
+    """
+    flags = ["--no-monitor", *_flags({**options, "include-dashboard": "false"})]
     return [*_ray(), "start", "--head", "--block", "--disable-usage-stats", *flags]
 
 
@@ -106,5 +119,5 @@ def _ray() -> list[str]:
     return python_command("ray.scripts.scripts")  # the console script may lie elsewhere
 
 
-def _flags(options: dict[str, str]) -> list[str]:
+def _flags(options: Mapping[str, str]) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items()]

@@ -13,31 +13,15 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from workbench.cluster.ray_commands import USUAL, start_head
 from workbench.home import RAY_TEMP_CHARACTERS, private_temp
-from workbench.machine.python_children import python_command
 
 PORTS = range(20_000, 30_000)  # above Ray's worker ports (10002–19999), below the ephemeral ones
 
 
 def head_command(port: int, temp: Path) -> list[str]:
-    """Return the command line that starts a Ray head on loopback with `temp` as session folder.
-
-    Without the autoscaler's process, which has nothing to scale and delays the start by a second.
-    """
-    options = {
-        "port": str(port),
-        "temp-dir": str(temp),
-        "num-cpus": "2",
-        "num-gpus": "0",
-        "include-dashboard": "false",
-        "include-log-monitor": "false",
-        "object-store-memory": str(128 << 20),
-        "log-style": "record",
-        "log-color": "false",
-    }
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    ray = python_command("ray.scripts.scripts")  # the console script may lie elsewhere
-    return [*ray, "start", "--head", "--block", "--disable-usage-stats", "--no-monitor", *flags]
+    """Return the command line that starts a Ray head on loopback with `temp` as session folder."""
+    return start_head({"port": str(port), "temp-dir": str(temp), **USUAL})
 
 
 def temp_problem() -> str:

@@ -226,8 +226,10 @@ class PlanSearch:
         can_dequantise = gpu_quantised and run.decodes(self.shape) and generates(self.recipe)
         given = lanes is None and self.recipe.evaluate.batch_size != "auto"
         best: tuple[float, float, Run] | None = None
-        ways = [(False, asked), (False, min(asked, PACKED_LANES)), (True, asked)]
-        for kept, most in ways if can_dequantise else ways[:1]:
+        ways = [(False, asked)]
+        if can_dequantise:
+            ways += [(False, PACKED_LANES)] * (asked > PACKED_LANES) + [(True, asked)]
+        for kept, most in ways:
             way = replace(run, eval_dequantised=kept)
             rows = largest_fitting(most, lambda n, way=way: fits(replace(way, eval_rows=n)))  # type: ignore[misc]
             if not rows:

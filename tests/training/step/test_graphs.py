@@ -1,4 +1,4 @@
-"""How a capture ends that fails; captures themselves are tested on a card, in test_gpu.py."""
+"""Captures that fail raise an error or lead to eager passes; test_gpu.py captures on a card."""
 
 from __future__ import annotations
 

@@ -59,15 +59,15 @@ class InferenceGroup:
         self._kept: Tensor | None = None
         self._packed: Nf4Product | None = None
         self._bias_N: Tensor | None = None
-        if not self._is_packed:  # those in 4 bits are unpacked one after another
-            for weight in self._weights:
-                workspace.reserve(math.prod(weight.shape_NK) if weight.is_packed else 0)
         if self._is_packed:
             self._place_weights(dequantised=dequantised)
             packed, states = zip(*(weight.packed for weight in self._weights), strict=True)
             if for_steps and self._kept is None and is_multipliable(packed, states, dtype):
                 self._packed = Nf4Product(packed, states, dtype)
                 self._bias_N = _joint_bias(self._biases, self._widths)
+        else:  # those in 4 bits are unpacked one after another
+            for weight in self._weights:
+                workspace.reserve(math.prod(weight.shape_NK) if weight.is_packed else 0)
         self._outputs_for: Tensor | None = None
         self._outputs: dict[int, Tensor] = {}
 

@@ -29,7 +29,6 @@ from workbench.training.step.kernels import (
     triton_support,
 )
 from workbench.training.step.kernels.lora_down import GatedInput, NormedInput
-from workbench.training.step.kernels.triton_support import ceil_div
 
 pytestmark = [
     pytest.mark.slow,
@@ -199,12 +198,8 @@ def test_products_with_4_bit_weights_fit(
 def _packed_on_meta(outputs: int, inputs: int) -> tuple[Tensor, Any]:
     """Return a 4-bit weight and its QuantState, without values."""
     count = outputs * inputs
-    scales = {"absmax": torch.empty(ceil_div(count, 64 * 256), device=META), "blocksize": 256}
-    state = SimpleNamespace(
-        shape=(outputs, inputs), blocksize=64, nested=True, offset=torch.empty((), device=META),
-        absmax=torch.empty(count // 64, dtype=torch.uint8, device=META),
-        state2=SimpleNamespace(code=torch.empty(256, device=META), **scales),
-    )  # fmt: skip
+    absmax = torch.empty(count // 64, device=META)
+    state = SimpleNamespace(shape=(outputs, inputs), blocksize=64, nested=False, absmax=absmax)
     return torch.empty(count // 2, dtype=torch.uint8, device=META), state
 
 

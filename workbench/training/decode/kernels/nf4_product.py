@@ -27,6 +27,7 @@ from workbench.training.step.kernels.triton_support import (
     pipeline_stages,
     tl,
 )
+from workbench.training.step.lora.frozen_weight import scales_of
 
 MOST_WEIGHTS = 4
 """Weights of a group at most: Qwen 3.5's gated delta layers have four."""
@@ -239,7 +240,8 @@ class Nf4Product:
         self._packed = [one.view(torch.uint8) for one in packed]
         self._widths = [int(state.shape[0]) for state in states]
         self._inputs = int(states[0].shape[1])
-        self._scales_GN = torch.cat([_scales(state) for state in states], dim=1)
+        each = [scales_of(state).view(int(state.shape[0]), -1).T for state in states]
+        self._scales_GN = (torch.cat(each, dim=1) / FACTOR).contiguous()
         self._table = _table(dtype, str(self._scales_GN.device))
         self._lookup = lookup_ptx(dtype) if self._scales_GN.is_cuda else ""
 
@@ -304,14 +306,3 @@ def part_count(widths: Sequence[int], columns: int, inputs: int) -> int:
     """Return into how many parts a product with weights of these outputs is split."""
     blocks = sum(ceil_div(width, BLOCK_M) for width in widths) + ceil_div(columns, BLOCK_M)
     return max(1, min(ceil_div(LEAST_PROGRAMS, blocks), inputs // BLOCK_K))
-
-
-def _scales(state: Any) -> Tensor:
-    """Return a weight's scales divided by FACTOR; those of one block of inputs lie together."""
-    outputs, inputs = state.shape
-    scales = state.absmax
-    if state.nested:
-        super_scales = state.state2.absmax.repeat_interleave(state.state2.blocksize)
-        scales = state.state2.code[scales.long()] * super_scales[: scales.numel()] + state.offset
-    scales_NG: Tensor = scales.view(outputs, inputs // BLOCK_K).float() / FACTOR
-    return scales_NG.T.contiguous()

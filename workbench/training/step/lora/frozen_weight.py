@@ -97,13 +97,19 @@ def dequantise_by_library(packed: Tensor, state: Any, dtype: torch.dtype) -> Ten
     It is asked for as one long row: on a CPU bitsandbytes 0.50 begins a block of scales with each
     row, where they run on (findings/bitsandbytes-cpu-misreads-narrow-rows.sh).
     """
-    scales = state.absmax
+    size = [math.prod(state.shape)]
+    values: Tensor = torch.ops.bitsandbytes.dequantize_4bit(
+        packed, scales_of(state), state.blocksize, state.quant_type, size, dtype
+    )
+    return values.view(torch.Size(state.shape))
+
+
+def scales_of(state: Any) -> Tensor:
+    """Return the scales of a weight's blocks in fp32, one for each block in the weights' order."""
+    scales: Tensor = state.absmax
     if state.nested:
         from bitsandbytes.functional import dequantize_blockwise
 
         # Double quantisation: the scales are 8-bit themselves, around an offset.
-        scales = (dequantize_blockwise(state.absmax, state.state2) + state.offset).float()
-    values: Tensor = torch.ops.bitsandbytes.dequantize_4bit(
-        packed, scales, state.blocksize, state.quant_type, [math.prod(state.shape)], dtype
-    )
-    return values.view(torch.Size(state.shape))
+        scales = (dequantize_blockwise(scales, state.state2) + state.offset).float()
+    return scales
