@@ -1,6 +1,7 @@
 """The longest rows that plans take on small cards, each trained for 20 steps on a capped card.
 
     python benchmarks/long_rows.py [--sizes 8 12 16 24] [--shape 8b] [--out FILE]
+    python benchmarks/long_rows.py --sizes 24 --tokens 96256    (a shorter row)
     python benchmarks/long_rows.py --plan       (prints the plans alone; needs no card)
 
 For each size it finds the longest row that `workbench plan` takes there (rank 32, batch 1, rows of
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -45,7 +47,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     for size in options.sizes:
         if options.plan:
-            tokens, plan = longest_row(options.shape, card_of_size(int(size * GIB), f"{size:g} GB"))
+            tokens, plan = row_of(options, card_of_size(int(size * GIB), f"{size:g} GB"))
             print(line({"size_gib": size, "tokens": tokens, "plan": plan.to_json()}), flush=True)
             continue
         subprocess.run([sys.executable, *sys.argv, "--size", str(size)], check=False)
@@ -86,12 +88,22 @@ def longest_row(shape: str, card: Card) -> tuple[int, Plan]:
     return low * GRAIN, plan
 
 
+def row_of(options: argparse.Namespace, card: Card) -> tuple[int, Plan]:
+    """Return the tokens of the row to train on, the longest unless it was asked for, and a plan."""
+    if options.tokens is None:
+        return longest_row(options.shape, card)
+    plan = planned(options.shape, options.tokens, card)
+    if plan is None:
+        raise SystemExit(f"rows of {options.tokens} tokens do not fit {card.name}")
+    return options.tokens, plan
+
+
 def child(options: argparse.Namespace) -> int:
     """Train on a card of one size."""
     usual = card_of_size(int(options.size * GIB), f"{options.size:g} GB")
     card = the_card((limit_bytes(usual) + CAP_SLACK_BYTES) / GIB, rehearse=False)
     os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid  # before torch is imported, as a worker does
-    tokens, plan = longest_row(options.shape, card)
+    tokens, plan = row_of(options, card)
     told: dict[str, Any] = {"size_gib": options.size, "tokens": tokens, "plan": plan.to_json()}
     print(line(told), flush=True)
 
@@ -101,7 +113,7 @@ def child(options: argparse.Namespace) -> int:
     libraries.import_libraries(threads=None)
     meter = Meter(card)
     meter.start()
-    told |= trained(options.shape, tokens, plan)
+    told |= trained(options.shape, tokens, plan, options.steps)
     told["measured_bytes"] = meter.peak_bytes()
     over = told["measured_bytes"] / plan.predicted_bytes - 1
     told["good"] = over <= 0.05 and all(loss == loss for loss in told["losses"])
@@ -118,7 +130,7 @@ def child(options: argparse.Namespace) -> int:
     return 0
 
 
-def trained(shape: str, tokens: int, plan: Plan) -> dict[str, Any]:
+def trained(shape: str, tokens: int, plan: Plan, steps: int) -> dict[str, Any]:
     """Train on rows of that many tokens by the plan; return losses and seconds a step."""
     import torch
     from nf4_model import make_nf4_model
@@ -142,7 +154,7 @@ def trained(shape: str, tokens: int, plan: Plan) -> dict[str, Any]:
     chance = torch.Generator().manual_seed(1)
     vocab = measures(shape)["vocab_size"]
     losses, seconds = [], []
-    for _ in range(STEPS):
+    for _ in range(steps):
         ids = torch.randint(3, vocab, (tokens,), generator=chance).tolist()
         rows = collate_rows([{"input_ids": ids}])
         torch.cuda.synchronize()
@@ -153,7 +165,7 @@ def trained(shape: str, tokens: int, plan: Plan) -> dict[str, Any]:
         seconds.append(time.perf_counter() - began)
     return {
         "losses": losses,
-        "step_s": sorted(seconds[WARM:])[len(seconds[WARM:]) // 2],
+        "step_s": statistics.median(seconds[min(WARM, steps - 1) :]),
         "tables": f"{moved / GIB:.2f} GiB of {', '.join(embedding_tables(base))} in host memory"
         if moved
         else "on the card",
@@ -177,6 +189,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=float, nargs="*", default=[8, 12, 16, 24], help="GiB")
     parser.add_argument("--shape", default="8b")
+    parser.add_argument("--tokens", type=int, help="of a row; the longest that fits without")
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--plan", action="store_true", help="print the plans alone")
     parser.add_argument("--size", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/long-rows.json"))

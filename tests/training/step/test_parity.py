@@ -25,6 +25,7 @@ from workbench.footprint import ModelShape
 from workbench.training.step import Rows, Step
 from workbench.training.step.attention import choice
 from workbench.training.step.kernels import triton_support
+from workbench.training.step.lora.group import ProjectionGroup
 from workbench.training.step.offload import Offload
 
 
@@ -96,6 +97,34 @@ def test_every_kind_of_adapter_has_the_plain_gradients(
 ) -> None:
     model = model_of("qwen2", **LORAS[case])  # its projections have biases
     assert_same_gradients(model, rows, Step(model, options()))
+
+
+@pytest.mark.skipif(
+    not triton_support.is_usable(torch.device("cpu")), reason="it needs TRITON_INTERPRET=1"
+)
+@pytest.mark.parametrize(("family", "read_by_a_norm"), [("llama", False), ("gemma2", True)])
+def test_a_recomputing_layer_makes_its_last_product_again_only_for_a_norm(
+    family: str,
+    read_by_a_norm: bool,
+    model_of: ModelOf,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = model_of(family, lora_dropout=0.3)
+    mlp = model.get_base_model().model.layers[0].mlp
+    made: list[tuple[int, int]] = []
+
+    def multiply(group: ProjectionGroup, *args: Any) -> list[torch.Tensor]:
+        if torch._C._current_graph_task_id() >= 0:
+            made.append(group.projections[0].weight.shape_NK)
+        return original(group, *args)
+
+    original = ProjectionGroup.multiply
+    monkeypatch.setattr(ProjectionGroup, "multiply", multiply)
+    assert_same_gradients(model, rows, Step(model, options(recompute_layers=2)))
+    layers = made.count(mlp.gate_proj.weight.shape)
+    assert layers > 0
+    assert made.count(mlp.down_proj.weight.shape) == (layers if read_by_a_norm else 0)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

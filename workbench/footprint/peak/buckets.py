@@ -257,7 +257,8 @@ def transient_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, in
     whole = one.kept_bytes(tokens, longest)
     kept = inputs + (shape.layers - again) * whole
     backward = one.backward_bytes(tokens, longest)
-    loss = 2 * width + _logits(shape, run, tokens, value)  # the final norm's input, the gradient
+    # The final norm's input and output, and the output's gradient.
+    loss = 3 * width + _logits(shape, run, tokens, value)
     moments: list[tuple[str, float, float]] = [("logits", kept, loss)]
     if again < shape.layers:
         moments.append(("transient", kept, backward))
@@ -265,10 +266,9 @@ def transient_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, in
         top = max(backward, one.again * tokens)
         moments.append(("transient", inputs - (one.input + one.lasting) * tokens + whole, top))
     name, kept, top = max(moments, key=lambda moment: moment[1] + moment[2])
-    # Cosine and sine of the positions, for each kind of attention; and the final norm's output,
-    # which outlives the loss that was computed from it.
+    # Cosine and sine of the positions, for each kind of attention.
     head_dim = max((kind.head_dim for kind in shape.kinds), default=shape.head_dim)
-    kept += tokens * 2 * head_dim * value * shape.rotary_tables + width
+    kept += tokens * 2 * head_dim * value * shape.rotary_tables
     return {"activations": int(kept), "transient": 0, "logits": 0, name: int(top)}
 
 

@@ -36,7 +36,7 @@ class Layer:
     attended: float
     """On top of `kept` while attention goes backward, after the feed-forward half has gone."""
     again: float = 0.0
-    """While a recomputing layer computes its last product again."""
+    """While a recomputing layer comes to its last product."""
     kept_pairs: float = 0
     """Saved for each pair of tokens; only dense attention has any."""
     peak_pairs: float = 0
@@ -119,9 +119,7 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
         lasting=value * 2 * shape.table_width,  # the sum and the part added, see _table_bytes
         peak=_gated_bytes(shape, lora, value),
         attended=_attended_bytes(shape, value),
-        # The gated activation and the product's output, which is kept where a norm reads it; the
-        # output of the norm before them, which a caller holds; the residual stream's gradient.
-        again=value * (ffn + (3 if shape.norms == 2 and not shape.norms_after else 2) * width),
+        again=_again_bytes(shape, lora, value),
         kept_pairs=shape.heads * (4 + cast + (4 if shape.softcap else 0)) + 1 if dense else 0,
         peak_pairs=shape.heads * 12 if dense else 0,
     )
@@ -185,6 +183,17 @@ def _gated_bytes(shape: ModelShape, lora: Lora, value: int) -> int:
     return gated
 
 
+def _again_bytes(shape: ModelShape, lora: Lora, value: int) -> int:
+    """Return the bytes of a token while a layer that recomputes comes to its last product.
+
+    They are the gated activation; the output of the norm before, which a caller holds; the residual
+    stream's gradient. The product itself is left out where nothing reads it, and where a norm does
+    its output is kept; without the fused kernels it is made for nothing.
+    """
+    made = lora.rank > WIDEST_RANK and shape.norms == 2 and not shape.norms_after
+    return value * (shape.ffn + (3 if made else 2) * shape.width)
+
+
 def _attended_bytes(shape: ModelShape, value: int) -> int:
     """Return the bytes of a token on top of what is kept while attention goes backward.
 
@@ -212,7 +221,7 @@ def _delta_layer(shape: ModelShape, delta: DeltaLayers, lora: Lora, precision: s
         kept=value * (shape.norms * width + read + values + 2 * ffn) + low + 4 * shape.norms,
         peak=value * (width + ffn),
         attended=0,
-        again=value * (ffn + 3 * width),
+        again=_again_bytes(shape, lora, value),
         # Gradients of the residual stream, of what the rule gives and of what it reads.
         delta_rest=value * (width + values + read) - half,
     )

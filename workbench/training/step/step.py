@@ -288,6 +288,8 @@ class Step:
                     max_length_k=micro.max_length,
                 ).last_hidden_state.squeeze(0)
                 loss, root = self._compute_loss(parts, hidden_TD, micro)
+            # Else it and the final norm's input, which it carries (lora/remake.py), would stay.
+            del hidden_TD
             torch.autograd.backward(root)
         self._loss += loss.detach()
 

@@ -11,7 +11,7 @@ Unsloth's idea (github.com/unslothai/unsloth).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,7 +52,9 @@ def project_gated(group: ProjectionGroup, gate: Tensor, up: Tensor | None, *, ge
     Without `up`, gate and up are the halves of `gate`. Both are overwritten by their gradients in
     the backward pass. The group's `can_read_gated` says whether this is possible.
     """
-    out: Tensor = _GatedProjection.apply(gate, up, group.anchor, group, gelu)  # type: ignore[no-untyped-call]
+    handover = _Handover()
+    x: Tensor = _GatedInput.apply(gate, up, group.anchor, group, gelu, handover)  # type: ignore[no-untyped-call]
+    out: Tensor = _GatedProduct.apply(x, group, handover)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -116,8 +118,18 @@ def _find_input(
     return ctx.remake.make(*kept), group.reads_once, None
 
 
-class _GatedProjection(torch.autograd.Function):
-    """A projection together with the gated activation that it reads; see project_gated().
+@dataclass(slots=True)
+class _Handover:
+    """What the halves of a gated projection give each other beside autograd's tensors."""
+
+    low_PTR: Tensor | None = None
+    """From the input to the product, in the forward pass."""
+    dy_TN: Tensor | None = None
+    """From the product to the input, in the backward pass."""
+
+
+class _GatedInput(torch.autograd.Function):
+    """The gated activation of a projection that reads it, and all that is kept; project_gated().
 
     Against GatedLinear before a projection it saves: the activation is neither read once more for
     its low-rank product nor made again, and its gradient is neither added to nor read once more.
@@ -131,26 +143,28 @@ class _GatedProjection(torch.autograd.Function):
         anchor: Tensor | None,
         group: ProjectionGroup,
         gelu: bool,
+        handover: _Handover,
     ) -> Tensor:
         kept = [flatten_rows(part) for part in (gate, up) if part is not None]
         gate_TK, up_TK = kept if len(kept) == 2 else split_halves(kept[0])
         # The kernel writes the activation here while it makes the low-rank product.
         x_TK = gate_TK.new_empty(gate_TK.shape)
         keys_S2, stack = group.draw.keys_S2, group.stacks[0]
-        low_PTR = lora_down(
+        handover.low_PTR = low_PTR = lora_down(
             gate_TK, stack.a_PRK, keys_S2[stack.site :], stack.dropout, stack.scaling,
             gated=GatedInput(up_TK=up_TK, gelu=gelu), made_TK=x_TK,
         )  # fmt: skip
         ctx.save_for_backward(low_PTR, *kept)
         ctx.group, ctx.keys_S2, ctx.first = group, keys_S2, group.draw.first
-        ctx.shape, ctx.gelu = gate.shape, gelu
-        return group.multiply(x_TK, [low_PTR])[0].view(*gate.shape[:-1], -1)
+        ctx.shape, ctx.gelu, ctx.handover = gate.shape, gelu, handover
+        return x_TK.view(*gate.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
         low_PTR, *kept = ctx.saved_tensors
         gate_TK, up_TK = kept if len(kept) == 2 else split_halves(kept[0])
-        group, add, dy_TN = ctx.group, not ctx.first, dy.reshape(-1, dy.shape[-1])
+        dy_TN, ctx.handover.dy_TN = ctx.handover.dy_TN, None
+        group, add = ctx.group, not ctx.first
         stack = group.stacks[0]
         dlow_PTR = lora_up_backward([dy_TN], low_PTR, stack.b_NR, stack.grad_b_NR, add=add)
         lora_down_backward(
@@ -160,7 +174,29 @@ class _GatedProjection(torch.autograd.Function):
         )  # fmt: skip
         group.add_to_bias([dy_TN])
         grads = [part.view(ctx.shape) for part in kept]  # the kernel wrote them over gate and up
-        return grads[0], grads[1] if len(grads) == 2 else None, None, None, None
+        return grads[0], grads[1] if len(grads) == 2 else None, None, None, None, None
+
+
+class _GatedProduct(torch.autograd.Function):
+    """The product of a gated projection; project_gated().
+
+    A function of its own that keeps nothing: a layer that recomputes ends with the last tensor that
+    is kept, and so leaves it out.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProjectionGroup, handover: _Handover) -> Tensor:
+        low_PTR, handover.low_PTR = handover.low_PTR, None
+        assert low_PTR is not None
+        ctx.shape, ctx.handover = x.shape, handover
+        [out_TN] = group.multiply(x.reshape(-1, x.shape[-1]), [low_PTR])
+        return out_TN.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        ctx.handover.dy_TN = dy.reshape(-1, dy.shape[-1])
+        # The input's own gradient is made where gate and up are; this one is not read.
+        return dy.new_empty(1).expand(ctx.shape), None, None
 
 
 def _project_down(x_TK: Tensor, stack: AdapterStack, keys_S2: Tensor) -> Tensor:
