@@ -101,6 +101,23 @@ def test_the_rules_tensors_stay_within_their_room(tokens: int) -> None:
     assert nine.rule_bytes(tokens) <= linear_attention.RULE_BYTES + one_head
 
 
+@pytest.mark.parametrize(
+    ("capability", "triton", "taken"),
+    [((9, 0), "3.6.0", False), ((9, 0), "3.7.1", True), ((9, 0), "3.3.1", True),
+     ((8, 6), "3.6.0", True), ((12, 0), "3.6.0", True)],
+)  # fmt: skip
+def test_the_package_is_left_out_where_its_gradients_are_wrong(
+    capability: tuple[int, int], triton: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "workbench.training.step.delta.rule"
+    monkeypatch.setattr(f"{module}.find_spec", lambda name: name == "fla")
+    monkeypatch.setattr(f"{module}.version", {"triton": triton}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    choice = choose_rule(torch.device("cuda", 0), torch.bfloat16)
+    assert choice.reads_host == taken
+    assert ("Triton 3.6.0" in choice.why) == (not taken)
+
+
 def gradients_of_a_layer(device: str, *, own: bool) -> dict[str, Tensor]:
     """Return the output of a layer of some rows and the gradients of its projections' outputs.
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from packaging.specifiers import SpecifierSet
 from torch import Tensor, nn
 
 from workbench.footprint.model.linear_attention import CHUNK
@@ -25,6 +27,10 @@ from workbench.training.step.rows import row_of_tokens
 
 EPSILON = 1e-6
 """Added to the squared length of queries and keys, as in flash-linear-attention."""
+WRONG_ON_HOPPER = SpecifierSet(">=3.4,<3.7.1")
+"""Versions of Triton that compile flash-linear-attention's gated backward pass wrongly for compute
+capability 9 (its issue 640): 0.6 raises an error in the first backward pass there, and versions
+without that check give wrong gradients."""
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """rule(q_TGK, k_TGK, v_THV, decay_TH, beta_TH, cu) -> out_THV; `cu` holds cumulative lengths, of
 which unused ones repeat the end."""
@@ -43,13 +49,16 @@ class RuleChoice:
 def choose_rule(device: torch.device, dtype: torch.dtype) -> RuleChoice:
     """Return the kernels of flash-linear-attention where they are installed, else PyTorch's.
 
-    Its kernels compute in 16 bits, for which they are taken alone.
+    Its kernels compute in 16 bits, for which they are taken alone, and not where they are wrong.
     """
     half = dtype in (torch.float16, torch.bfloat16)
-    if device.type == "cuda" and half and find_spec("fla") is not None:
-        why = "gated delta layers by flash-linear-attention"
-        return RuleChoice(rule=delta_rule_by_package, why=why, reads_host=True)
     why = f"gated delta layers by PyTorch's operations in chunks of {CHUNK} tokens"
+    if device.type == "cuda" and half and find_spec("fla") is not None:
+        triton = version("triton")
+        if torch.cuda.get_device_capability(device)[0] != 9 or triton not in WRONG_ON_HOPPER:
+            why = "gated delta layers by flash-linear-attention"
+            return RuleChoice(rule=delta_rule_by_package, why=why, reads_host=True)
+        why += f", as flash-linear-attention's gradients are wrong on this card by Triton {triton}"
     return RuleChoice(rule=delta_rule, why=why, reads_host=False)
 
 
