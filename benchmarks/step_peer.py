@@ -1,10 +1,12 @@
 """The peer (Unsloth) on the rows of step.py, in a process and an environment of its own.
 
-    python benchmarks/step_peer.py --data train.jsonl --model FOLDER [--turns N]
+    python benchmarks/step_peer.py --data train.jsonl --model FOLDER [--turns N] [--few]
 
 FOLDER is a Llama-shaped checkpoint (`write_shaped_model` of nf4_model.py makes one). Prints one
 line a turn: ROW, and the measurements as JSON. step.py runs it as its contestant c with `--asked`:
-each turn then waits for a line on standard input, so that it alternates with the others.
+each turn then waits for a line on standard input, so that it alternates with the others. `--few`
+takes three steps where there are 12 or 15 else, for a model whose steps take seconds. The seconds
+of each step go to standard error.
 
 Loading in 4 bits, LoRA (dropout 0, which its fast path needs), gradient checkpointing and kernels
 are the peer's own. The loop around them is plain PyTorch with bitsandbytes' 8-bit AdamW and
@@ -34,7 +36,7 @@ from torch._C._autograd import DeviceType
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PERIOD, HEADER, ROWS, LONGEST = 12, 48, 4, 512
-WARM, WARM_AGAIN, TIMED, PROFILED, STEPS = PERIOD + 3, 3, PERIOD, PERIOD, 30
+WARM, WARM_AGAIN, TIMED, PROFILED, STEPS, FEW = PERIOD + 3, 3, PERIOD, PERIOD, 30, 3
 
 
 def batches(file: Path, vocabulary: int) -> list[dict[str, Any]]:
@@ -75,7 +77,7 @@ def main() -> int:
     losses: list[torch.Tensor] = []
 
     def step(number: int) -> int:
-        batch = dict(rows[number % len(rows)])
+        batch, began = dict(rows[number % len(rows)]), time.perf_counter()
         tokens = batch.pop("tokens")
         loss = model(**batch).loss
         loss.backward()
@@ -83,29 +85,33 @@ def main() -> int:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.detach())
+        print(f"step {number}: {time.perf_counter() - began:.2f} s", file=sys.stderr, flush=True)
         return int(tokens)
 
     torch.cuda.reset_peak_memory_stats()
     for turn in range(options.turns):
         if options.asked and not sys.stdin.readline():
             break
-        print("ROW", json.dumps(measured(step, turn, losses)), flush=True)
+        print("ROW", json.dumps(measured(step, turn, losses, few=options.few)), flush=True)
     return 0
 
 
-def measured(step: Callable[[int], int], turn: int, losses: list[torch.Tensor]) -> dict[str, Any]:
+def measured(
+    step: Callable[[int], int], turn: int, losses: list[torch.Tensor], *, few: bool
+) -> dict[str, Any]:
     """Run one turn: steps to warm up, by the clock, in the profiler. Return its measurements."""
     number = itertools.count(len(losses))
-    for _ in range(WARM_AGAIN if turn else WARM):
+    timed, profiled_steps, steps = (FEW, FEW, 3 * FEW) if few else (TIMED, PROFILED, STEPS)
+    for _ in range(WARM_AGAIN if turn or few else WARM):
         step(next(number))
     torch.cuda.synchronize()
     began = time.perf_counter()
-    tokens = sum(step(next(number)) for _ in range(TIMED))
+    tokens = sum(step(next(number)) for _ in range(timed))
     torch.cuda.synchronize()
     speed = tokens / (time.perf_counter() - began)
     kinds = torch.profiler.ProfilerActivity
     with torch.profiler.profile(activities=[kinds.CUDA]) as profiler:
-        profiled = sum(step(next(number)) for _ in range(PROFILED))
+        profiled = sum(step(next(number)) for _ in range(profiled_steps))
         torch.cuda.synchronize()
     nanoseconds, launches, kernels = 0, 0, Counter[str]()
     for event in profiler.profiler.kineto_results.events():
@@ -114,9 +120,9 @@ def measured(step: Callable[[int], int], turn: int, losses: list[torch.Tensor]) 
             kernels[event.name()] += event.duration_ns()
         elif "Launch" in event.name():
             launches += 1
-    while len(losses) < STEPS:
+    while len(losses) < steps:
         step(next(number))
-    first = [round(float(loss), 4) for loss in losses[:STEPS]]  # as step.py reports the others
+    first = [round(float(loss), 4) for loss in losses[:steps]]  # as step.py reports the others
     return {
         "contestant": "c",
         "shape": "8b",
@@ -126,7 +132,7 @@ def measured(step: Callable[[int], int], turn: int, losses: list[torch.Tensor]) 
         "card": torch.cuda.get_device_name(),
         "tokens_per_s": round(speed, 1),
         "gpu_ms_per_1k_tokens": round(nanoseconds / profiled / 1000, 2),
-        "launches_per_step": launches / PROFILED,
+        "launches_per_step": launches / profiled_steps,
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
         "matmul_share": None,
@@ -144,6 +150,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="GSM8K's train.jsonl")
     parser.add_argument("--model", type=Path, required=True, help="a checkpoint's folder")
     parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--few", action="store_true", help="three steps of each kind")
     parser.add_argument("--asked", action="store_true", help="each turn waits for a line")
     return parser.parse_args()
 
