@@ -117,7 +117,8 @@ def _product_kernel(
         inside = row < C
         m = N + row
         from_a = a_CK + row[:, None] * K + (k0 + tl.arange(0, BLOCK_K))[None, :]
-        for _ in range(k0, k_end, BLOCK_K):
+        # Without loads ahead of their turn, whose room in shared memory all programs would take.
+        for _ in tl.range(k0, k_end, BLOCK_K, num_stages=1):
             a = tl.load(from_a, mask=inside[:, None], other=0.0)
             x = tl.load(from_x, mask=in_t, other=0.0)
             sums_MT += tl.dot(a, x, input_precision="ieee")
