@@ -53,6 +53,11 @@ class Home:
         return self.root / "cache" / "kernels"
 
     @property
+    def bytecode(self) -> Path:
+        """The folder of compiled Python modules, where Python itself must not write any."""
+        return self.root / "cache" / "bytecode"
+
+    @property
     def runtime(self) -> Path:
         """The keeper's file of pids with start times, Ray's port and the token's path."""
         return self.root / "runtime.json"

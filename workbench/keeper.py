@@ -59,7 +59,11 @@ from workbench.machine.processes import (
     find_marked,
     identify_process,
 )
-from workbench.machine.python_children import python_command, python_environment
+from workbench.machine.python_children import (
+    bytecode_environment,
+    python_command,
+    python_environment,
+)
 from workbench.machine.reserve_file import release_reserve
 from workbench.text.redact import log_without_secrets
 
@@ -284,6 +288,7 @@ class Keeper:
             write_durably(self.home.token, secrets.token_hex(32).encode())
         return {
             **env,
+            **bytecode_environment(self.home.bytecode, env),
             MARK: unit,
             KEEPER: str(os.getpid()),
             "WORKBENCH_HOME": str(self.home.root),
