@@ -20,10 +20,12 @@ FROM_HUB = {**PEFT, "revision": "a" * 40}
 def test_the_folder_holds_the_adapter_and_the_command_serves_it(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", FROM_HUB)
     (adapter / "recipe.yaml").write_text("name: mine\n")
+    (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}")
     written = write_vllm_folder(adapter, tmp_path / "out", "mine")
     assert written.command == (
         f"vllm serve meta-llama/Meta-Llama-3-8B --revision {'a' * 40} --enable-lora "
-        f"--max-lora-rank 8 --lora-modules mine={tmp_path / 'out'}"
+        f"--max-lora-rank 8 --lora-modules mine={tmp_path / 'out'} "
+        f"--chat-template {tmp_path / 'out' / 'chat_template.jinja'}"
     )
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 8
     assert (tmp_path / "out" / "recipe.yaml").read_text() == "name: mine\n"  # its card names it

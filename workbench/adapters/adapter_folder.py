@@ -15,6 +15,8 @@ from workbench.text import safe_line
 
 WEIGHTS = "adapter_model.safetensors"
 """The name under which PEFT looks for an adapter's weights."""
+TEMPLATE = "chat_template.jinja"
+"""The file in which transformers keeps a tokenizer's chat template, since 4.51."""
 _PREFIX = "base_model.model."
 _MATRIX = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight\Z")
 _EXTRA = re.compile(

@@ -13,7 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.adapters.adapter_folder import WEIGHTS, AdapterFolder, read_adapter
+from workbench.adapters.adapter_folder import TEMPLATE, WEIGHTS, AdapterFolder, read_adapter
 from workbench.adapters.lora_settings import CONFIG
 from workbench.adapters.published_base import published_base
 from workbench.adapters.weights_header import TensorInfo, read_header
@@ -31,7 +31,7 @@ MODULES = frozenset(
 )
 """Names of modules that vLLM adapts in Llama, Qwen, Gemma, Mistral and Phi."""
 COPIED = (
-    *(CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *(CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", TEMPLATE),
     *("generation_config.json", "README.md", "recipe.yaml"),
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
@@ -76,6 +76,8 @@ def write_vllm_folder(adapter: Path, out: Path, name: str) -> VllmFolder:
     words += [] if base.revision is None else ["--revision", base.revision]
     words += ["--enable-lora", "--max-lora-rank", str(rank)]
     words += ["--lora-modules", f"{name}={out}"]
+    if (out / TEMPLATE).is_file():  # else vLLM asks with the base's, which may ask for reasoning
+        words += ["--chat-template", str(out / TEMPLATE)]
     return VllmFolder(
         folder=str(out), base=base.name, rank=found.rank, modules=modules, command=shlex.join(words)
     )

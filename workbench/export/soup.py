@@ -24,7 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import fault_points
-from workbench.adapters.adapter_folder import WEIGHTS, AdapterFolder, adapter_digest, read_adapter
+from workbench.adapters.adapter_folder import (
+    TEMPLATE,
+    WEIGHTS,
+    AdapterFolder,
+    adapter_digest,
+    read_adapter,
+)
 from workbench.adapters.base_names import same_base
 from workbench.adapters.lora_settings import CONFIG
 from workbench.errors import CheckpointError, UsageError
@@ -37,7 +43,7 @@ if TYPE_CHECKING:
     import torch
 
 _COPIED = (
-    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("tokenizer.json", "tokenizer_config.json", TEMPLATE),
     "generation_config.json",
 )
 SOURCES = "soup.json"

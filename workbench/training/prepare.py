@@ -171,11 +171,15 @@ def _describe_subjects(
 ) -> tuple[ModelSource, dict[str, Any]]:
     """Return the model with its counted weights, and what was found in the adapters' folders."""
     # Seconds of imports, which an experiment that trains does not wait for: PEFT.
+    from workbench.training.dataset.chat.template import unthinking_by_default
     from workbench.training.evaluation.adapter_checks import describe_subjects
     from workbench.training.model.preflight import counted_source, empty_model
 
+    templates = [template] if isinstance(template, str) else []
+    if recipe.data.reasoning == "drop":  # as our own adapters of such rows are saved
+        templates += [unthinking_by_default(one) for one in templates]
     base = empty_model(model, recipe)
-    found = describe_subjects(subjects, recipe.model.name, base, template)
+    found = describe_subjects(subjects, recipe.model.name, base, templates)
     return counted_source(model, base), {"subjects": found}
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tests.training.dataset.conftest import Check, refusal
 from tests.training.dataset.templates import answer, asked, family_tokenizer, learned, rendered
+from workbench.training.dataset.chat.template import unthinking_by_default
 from workbench.training.dataset.prepared import load_prepared
 
 TURNS = [asked("q"), answer("a"), asked("r"), answer("b")]
@@ -115,6 +116,22 @@ def test_the_recipes_reasoning_goes_before_a_rows_variable(
     own = family_tokenizer(tokenizer, "qwen3")
     dropped = rendered(own, row({"enable_thinking": True}), reasoning="drop")
     assert dropped == rendered(own, {"messages": TURNS}, reasoning="drop")
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_5_think", "qwen3_6", "glm4moe", "qwen2_5"])
+def test_a_template_that_does_not_think_by_default_is_otherwise_the_same(
+    tokenizer: PreTrainedTokenizerBase, family: str
+) -> None:
+    own = family_tokenizer(tokenizer, family)
+    given = str(own.get_chat_template())
+    more = {"tokenize": False, "add_generation_prompt": True}
+    want = [
+        own.apply_chat_template(TURNS[:1], enable_thinking=one, **more) for one in (False, True)
+    ]
+    own.chat_template = unthinking_by_default(given)
+    assert (own.chat_template == given) == (family == "qwen2_5")
+    assert own.apply_chat_template(TURNS[:1], **more) == want[0]
+    assert own.apply_chat_template(TURNS[:1], enable_thinking=True, **more) == want[1]
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 
 from tests.training.evaluation.plain_peft import save_plain
-from tests.training.trials import DEMO_MODEL, Bench, Log, recipe
+from tests.training.trials import CARD, DEMO_MODEL, Bench, Log, recipe, shallow_model
 from workbench.adapters.subjects import Subjects, write_subjects
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.machine.staging import file_sha256
+from workbench.training.attempt.setting import AttemptSetting
 from workbench.training.control import Control
+from workbench.training.evaluation.chat_run import prompt_ids
+from workbench.training.memory.card_memory import Meter
 from workbench.training.model.base import ResidentBase
+from workbench.training.model.tokenizer import load_tokenizer
 from workbench.training.prepare import prepare_experiment
 from workbench.training.training_arguments import read_prepared
 
@@ -138,6 +142,40 @@ def test_a_folders_own_chat_template_is_warned_about(tmp_path: Path) -> None:
     bench = evaluation(tmp_path / "home", folder)
     log = bench.run(score={**prepared_subject(bench, folder), "rows": "eval"})
     assert any("another chat template" in line["text"] for line in log.of("log"))
+
+
+def test_what_drops_reasoning_is_saved_and_asked_without_it(tmp_path: Path) -> None:
+    model = shallow_model()
+    template = Path(model) / "chat_template.jinja"
+    template.write_text(
+        template.read_text()
+        + "{% if add_generation_prompt and enable_thinking is not false %}<think>{% endif %}"
+    )
+    settings: dict[str, Any] = {**PATTERN, "model__name": model, "train__max_steps": 1}
+    settings |= {"data__chat_template": "auto", "data__reasoning": "drop"}
+    bench = Bench(tmp_path / "home", recipe(**settings))
+    log = bench.run()
+    assert log.outcome is Outcome.DONE, log.end
+    folder = bench.trial / "adapter"
+    question = [{"role": "user", "content": "?"}]
+    saved = load_tokenizer(str(folder), None)
+    assert "<think>" not in decoded(saved, question)
+    assert "<think>" in decoded(load_tokenizer(model, None), question)
+    for reasoning, told in (("drop", False), ("keep", True)):
+        asked = {**settings, "data__reasoning": reasoning}
+        scored = evaluation(tmp_path / reasoning, folder, **asked)
+        notes = prepared_subject(scored, folder)["notes"]
+        assert any("another chat template" in note for note in notes) == told
+        setting = AttemptSetting(
+            scored.assignment(), ResidentBase(), Meter(CARD), lambda *_, **__: None, Control()
+        )
+        setting.load_rows()
+        assert ("<think>" in decoded(setting.tokenizer, question)) == told
+
+
+def decoded(tokenizer: Any, question: list[dict[str, str]]) -> str:
+    """Return the prompt with which a chat asks."""
+    return str(tokenizer.decode(prompt_ids(tokenizer, question, template=True)))
 
 
 @pytest.mark.parametrize(("how", "outcome"), [(Halt.YIELD, "yielded"), (Halt.FINISH, "stopped")])

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from workbench.adapters.adapter_folder import AdapterFolder, adapter_digest, read_adapter
+from workbench.adapters.adapter_folder import (
+    TEMPLATE,
+    AdapterFolder,
+    adapter_digest,
+    read_adapter,
+)
 from workbench.adapters.base_names import check_base_name, is_mirror
 from workbench.adapters.subjects import Subjects
 from workbench.errors import NotThere, WorkbenchError
@@ -19,13 +25,14 @@ _MOST_TEMPLATE_BYTES = 1 << 20
 
 
 def describe_subjects(
-    subjects: Subjects, base_name: str, base: nn.Module | None, chat_template: str | None
+    subjects: Subjects, base_name: str, base: nn.Module | None, templates: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return the subjects with what was found in each folder; see `adapters.subjects`.
 
-    `base` is the model without data, None where its files are not here yet; `chat_template` is its
-    tokenizer's. A folder that cannot be scored gets `error` and `hint`: its own trial fails with
-    them, and the others are scored. Reads the weights of each folder once, for their digest.
+    `base` is the model without data, None where its files are not here yet; `templates` are chat
+    templates that make the prompts of its rows. A folder that cannot be scored gets `error` and
+    `hint`: its own trial fails with them, and the others are scored. Reads the weights of each
+    folder once, for their digest.
     """
     found: list[dict[str, Any]] = []
     for one in subjects.adapters:
@@ -43,7 +50,7 @@ def describe_subjects(
                 "digest": adapter_digest(read.folder),
                 "parameters": read.parameters,
                 "rank": read.rank,
-                "notes": _notes(read, base_name, chat_template),
+                "notes": _notes(read, base_name, templates),
             }
         except NotThere as gone:
             hint = "put the folder back, and evaluate it again"
@@ -54,7 +61,7 @@ def describe_subjects(
     return found
 
 
-def _notes(found: AdapterFolder, base_name: str, chat_template: str | None) -> list[str]:
+def _notes(found: AdapterFolder, base_name: str, templates: Sequence[str]) -> list[str]:
     notes = []
     theirs = found.settings.base
     if theirs != base_name and is_mirror(theirs):
@@ -63,7 +70,7 @@ def _notes(found: AdapterFolder, base_name: str, chat_template: str | None) -> l
             "and is scored on the latter"
         )
     own = _own_template(found.folder)
-    if own is not None and own.strip() != (chat_template or "").strip():
+    if own is not None and own.strip() not in {one.strip() for one in templates or [""]}:
         notes.append(
             "its folder has another chat template than the base: its scores are for prompts that "
             "it was not trained on"
@@ -77,7 +84,7 @@ def _own_template(folder: Path) -> str | None:
     Newer versions of transformers write a file, older ones a key of tokenizer_config.json.
     """
     try:
-        for name in ("chat_template.jinja", "tokenizer_config.json"):
+        for name in (TEMPLATE, "tokenizer_config.json"):
             file = folder / name
             if not file.is_file() or file.stat().st_size > _MOST_TEMPLATE_BYTES:
                 continue

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from workbench import fault_points
-from workbench.adapters.adapter_folder import WEIGHTS
+from workbench.adapters.adapter_folder import TEMPLATE, WEIGHTS
 from workbench.adapters.lora_settings import CONFIG
 from workbench.adapters.published_base import published_base
 from workbench.errors import CheckpointError
@@ -29,6 +29,7 @@ from workbench.recipe.schema import Lora, Recipe
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.contents import write_weights
 from workbench.training.control import Emit
+from workbench.training.dataset.chat.template import unthinking_by_default
 from workbench.training.model.card import CardFacts, model_card
 from workbench.training.model.linear_layers import outside_language_model
 from workbench.training.model.portable import write_end_ids
@@ -137,8 +138,9 @@ def save_adapter(
     `weights` are those of `model`, on the same disk as `folder`; their file is moved.
     `kept_tokenizer` holds the vocabulary of `tokenizer`.
 
-    Besides weights and configuration it holds the tokenizer with its chat template, the tokens that
-    end an answer (`generation_config.json`), the resolved recipe, the scores and a model card.
+    Besides weights and configuration it holds the tokenizer with its chat template, which asks for
+    no reasoning by itself where the recipe drops it, the tokens that end an answer
+    (`generation_config.json`), the resolved recipe, the scores and a model card.
     """
     config = model.peft_config["default"]
     with staging.whole_folder(folder) as staged:
@@ -150,6 +152,10 @@ def save_adapter(
         text = json.dumps(values, indent=2, sort_keys=True, default=_plain)
         (staged / CONFIG).write_text(text + "\n", encoding="utf-8")
         kept_tokenizer.save(staged)
+        template = staged / TEMPLATE
+        if recipe.data.reasoning == "drop" and template.is_file():
+            text = unthinking_by_default(template.read_text(encoding="utf-8"))
+            template.write_text(text, encoding="utf-8")
         write_end_ids(staged, tokenizer, end_ids)
         (staged / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
         (staged / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")

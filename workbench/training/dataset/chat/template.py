@@ -50,6 +50,9 @@ _SHAPING = re.compile(r"think|thought|reason|tool|python|call", re.IGNORECASE)
 
 Those that stand for an image or a sound are not among them, since there is none to put there.
 """
+_UNTHINKING = (
+    "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}"
+)
 _SYSTEM: Message = {"role": "system", "content": "You are a helpful assistant."}
 
 
@@ -328,6 +331,16 @@ def _read_variables(template: str) -> frozenset[str]:
     except TemplateSyntaxError:  # each chat is refused with it
         return frozenset()
     return frozenset(names - environment.globals.keys())
+
+
+def unthinking_by_default(template: str) -> str:
+    """Return the template, with `enable_thinking` false for callers that leave it out.
+
+    Where it does not read that variable it comes back as it is.
+    """
+    if "enable_thinking" not in _read_variables(template):
+        return template
+    return _UNTHINKING + template
 
 
 def control_tokens(text: str) -> list[str]:
