@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.machine.packages import hide_kernel_packages
 from workbench.text import safe_line
 
 
@@ -17,10 +19,14 @@ def print_report(
 ) -> int:
     """Print the report of `make` as JSON and return the exit code; 130 after ctrl-c.
 
+    Where no GPU is visible, as for every export that a command starts, models compute by PyTorch.
+
     `after_ctrl_c` returns what a person should know then; an empty text means that nothing was
     written.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        hide_kernel_packages()
     try:
         report = make()
     except WorkbenchError as refused:

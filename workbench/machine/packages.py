@@ -7,6 +7,7 @@ do not need but that break those we need when they are installed beside them. No
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -187,6 +188,17 @@ def _version(text: str | None) -> Version | None:
         return Version(text) if text else None
     except InvalidVersion:
         return None
+
+
+def hide_kernel_packages() -> None:
+    """Let models that are imported from now on compute by PyTorch: for a process without a GPU.
+
+    transformers 5.24 takes the packages' kernels wherever they are installed, on a CPU too
+    (findings/transformers-takes-gpu-kernels-on-a-cpu.sh).
+    """
+    for module in KERNEL_PACKAGES.values():
+        # None makes Python's import raise ImportError, as for a package that is not there.
+        sys.modules.setdefault(module, None)  # type: ignore[arg-type]
 
 
 def _normal(name: str) -> str:

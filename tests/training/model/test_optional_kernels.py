@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workbench.machine.packages import install_command
+from workbench.machine.python_children import cpu_environment
 from workbench.training.model import preflight
 from workbench.training.model.preflight import kernel_notes, packages_of
 
@@ -45,3 +50,51 @@ def test_state_space_layers_ask_for_two_packages() -> None:
 
     assert packages_of(Mamba2Mixer) == ["causal-conv1d", "mamba-ssm"]
     assert install_command(["mamba-ssm"]) == "pip install --no-build-isolation mamba-ssm"
+
+
+LOADS = """
+import sys, torch
+from workbench.training.model.base import BaseSpec, load_base
+how = {"quantization": "none", "double_quantization": False, "precision": "fp32"}
+spec = BaseSpec(path=sys.argv[1], revision=None, attention="sdpa", device="cpu", **how)
+print(tuple(load_base(spec)(input_ids=torch.arange(1, 20)[None]).logits.shape))
+"""
+EXPORTS = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+from workbench.export.child import print_report
+
+def make():
+    model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+    return {"shape": model(input_ids=torch.arange(1, 20)[None]).logits.shape}
+
+sys.exit(print_report(make))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(LOADS, "(1, 19, 128)"), (EXPORTS, "[1, 19, 128]")], ids=["base", "export"]
+)
+def test_what_computes_on_a_cpu_takes_no_kernels_of_a_card(
+    code: str, told: str, tmp_path: Path
+) -> None:
+    """A package stands in for flash-linear-attention, whose kernels need a driver."""
+    installed = tmp_path / "site" / "fla" / "ops"
+    installed.mkdir(parents=True)
+    (installed.parent / "__init__.py").write_text("")
+    (installed / "__init__.py").write_text("")
+    (installed / "gated_delta_rule.py").write_text(
+        "def chunk_gated_delta_rule(*args, **more):\n    raise RuntimeError('0 active drivers')\n"
+    )
+    heads = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16}
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4, "head_dim": 32}
+    config = AutoConfig.for_model(
+        "qwen3_5_text", vocab_size=128, num_attention_heads=2, num_key_value_heads=1,
+        linear_value_head_dim=16, **heads, **sizes,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+    env = cpu_environment({**os.environ, "PYTHONPATH": path})
+    command = [sys.executable, "-c", code, str(tmp_path / "model")]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert told in ended.stdout, ended.stderr[-2000:]

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PretrainedConfig
 
+from workbench.machine.packages import hide_kernel_packages
 from workbench.training.memory.host_copy import release_pinned_memory
 from workbench.training.memory.host_tables import place_tables
 from workbench.training.model.tokenizer import KeptTokenizer
@@ -134,6 +135,8 @@ def load_base(spec: BaseSpec) -> nn.Module:
     loaded.
     """
     dtype = DTYPES[spec.precision]
+    if spec.device != "cuda":
+        hide_kernel_packages()
     # Names and shapes first: bitsandbytes fails on a missing weight before transformers reports it.
     _, is_quantised = check_weights(spec.path, spec.revision, attention=spec.attention)
     settings: dict[str, Any] = {}
