@@ -16,7 +16,7 @@ from workbench.machine.python_children import (
     python_environment,
 )
 
-FORBIDS = {"PYTHONDONTWRITEBYTECODE": "1"}
+FORBIDS = {"PYTHONDONTWRITEBYTECODE": "yes"}
 
 
 @pytest.fixture
@@ -45,6 +45,8 @@ def test_a_command_of_the_user_gets_back_what_was_set(tmp_path: Path, module: Pa
     ours = FORBIDS | bytecode_environment(tmp_path, FORBIDS, [module.stem])
     assert ours != FORBIDS
     assert command_environment(ours) == FORBIDS
+    own = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": "/own"}
+    assert command_environment(own) == own
 
 
 @pytest.mark.parametrize("env", [{}, {**FORBIDS, "PYTHONPYCACHEPREFIX": "/somewhere"}])

@@ -17,6 +17,8 @@ SAFE_PATH = "PYTHONSAFEPATH"
 """Environment variable that switches safe paths on in every Python below (Python 3.11)."""
 NO_BYTECODE, BYTECODE_FOLDER = "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"
 """Python's variables: write no compiled modules (an empty value counts as none), and where to."""
+ASKED = "WORKBENCH_NO_BYTECODE"
+"""The variable in which the first of them is kept while it is not followed."""
 SLOW_MODULES = ("torch", "transformers", "peft")
 """Packages of thousands of modules, which children import."""
 OURS = "workbench"
@@ -55,7 +57,7 @@ def bytecode_environment(
     found = (spec.origin for name in modules if (spec := find_spec(name)) and spec.origin)
     if all(Path(cache_from_source(origin)).exists() for origin in found):
         return {}
-    return {NO_BYTECODE: "", BYTECODE_FOLDER: str(folder)}
+    return {NO_BYTECODE: "", BYTECODE_FOLDER: str(folder), ASKED: env[NO_BYTECODE]}
 
 
 def cpu_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -75,7 +77,7 @@ def command_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     found = {**(os.environ if env is None else env)}
     if found.get(SAFE_PATH) == OURS:
         del found[SAFE_PATH]
-    if found.get(NO_BYTECODE) == "":  # as only bytecode_environment() leaves it
-        found[NO_BYTECODE] = "1"
+    if (asked := found.pop(ASKED, None)) is not None:
+        found[NO_BYTECODE] = asked
         found.pop(BYTECODE_FOLDER, None)
     return found

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tests.training.dataset.conftest import Check, refusal
 from tests.training.dataset.templates import answer, asked, family_tokenizer, learned, rendered
-from workbench.training.dataset.chat.template import unthinking_by_default
+from workbench.training.dataset.chat.template import ChatTemplate, unthinking_by_default
 from workbench.training.dataset.prepared import load_prepared
 
 TURNS = [asked("q"), answer("a"), asked("r"), answer("b")]
@@ -116,6 +116,30 @@ def test_the_recipes_reasoning_goes_before_a_rows_variable(
     own = family_tokenizer(tokenizer, "qwen3")
     dropped = rendered(own, row({"enable_thinking": True}), reasoning="drop")
     assert dropped == rendered(own, {"messages": TURNS}, reasoning="drop")
+
+
+@pytest.mark.parametrize("begin", ["\n", "  {% if true %}x{% endif %}", "{{ 'y' }}"])
+def test_the_beginning_of_a_template_stays_as_it_is(
+    tokenizer: PreTrainedTokenizerBase, begin: str
+) -> None:
+    given = begin + "{{ messages[0].content }}{% if enable_thinking is not false %}z{% endif %}"
+    turns, said = [asked("q")], []
+    for template in (given, unthinking_by_default(given)):
+        tokenizer.chat_template = template
+        said += [
+            tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=one)
+            for one in (True, False)
+        ]
+    assert said[:2] == said[2:]
+
+
+def test_a_familys_template_is_known_again_when_it_does_not_think_by_default(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    own = family_tokenizer(tokenizer, "qwen3")
+    assert ChatTemplate(own)._training is not None
+    own.chat_template = unthinking_by_default(str(own.get_chat_template()))
+    assert ChatTemplate(own)._training is not None
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_5_think", "qwen3_6", "glm4moe", "qwen2_5"])

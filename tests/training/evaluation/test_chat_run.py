@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tests.support.waiting import wait_for
 from tests.training.trials import spec
-from workbench.chat.session_files import LineFollower, SessionFiles, append_line
+from workbench.chat.session_files import LineFollower, SessionFiles, append_line, read_question
 from workbench.fleet import Halt
 from workbench.machine.locks import Lock
 from workbench.recipe.names import local_path
@@ -208,6 +208,25 @@ def test_answers_without_memory_end_with_an_error_and_the_chat_goes_on(
         patch.undo()
         session.ask(2, 0, "What is 2 + 3?")
         assert session.text_of(2) == expected
+
+
+def test_each_model_is_asked_by_the_template_of_its_folder(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    answers: Any = None  # none is asked for
+    run = ChatRun(
+        answers=answers, subjects=2, tokenizer=tokenizer, files=SessionFiles(tmp_path),
+        control=Control(), template=True, templates={1: "{{ messages[0].content }}!"},
+    )  # fmt: skip
+    messages = [{"role": "user", "content": "7"}]
+    how = {"max_new_tokens": 4, "temperature": 0.0, "seed": 0}
+    asked = [
+        run._asked(read_question({"number": 1, "subject": n, "messages": messages, **how})).ids
+        for n in (0, 1)
+    ]
+    assert asked == [
+        prompt_ids(tokenizer, messages, template=True), tokenizer("7!", add_special_tokens=False)["input_ids"]
+    ]  # fmt: skip
 
 
 def test_the_chat_ends_when_the_person_leaves(session: Session) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,16 +104,21 @@ def test_the_rules_tensors_stay_within_their_room(tokens: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "triton", "taken"),
-    [((9, 0), "3.6.0", False), ((9, 0), "3.7.1", True), ((9, 0), "3.3.1", True),
-     ((8, 6), "3.6.0", True), ((12, 0), "3.6.0", True)],
+    ("capability", "triton", "others", "taken"),
+    [((9, 0), "3.6.0", [], False), ((9, 0), "3.7.1", [], True), ((9, 0), "3.3.1", [], True),
+     ((9, 0), "3.6.0", ["tilelang"], True), ((8, 6), "3.6.0", [], True),
+     ((12, 0), "3.6.0", [], True)],
 )  # fmt: skip
 def test_the_package_is_left_out_where_its_gradients_are_wrong(
-    capability: tuple[int, int], triton: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int],
+    triton: str,
+    others: list[str],
+    taken: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module = "workbench.training.step.delta.rule"
-    monkeypatch.setattr(f"{module}.find_spec", lambda name: name == "fla")
-    monkeypatch.setattr(f"{module}.version", {"triton": triton}.__getitem__)
+    there = {name: name for name in ["fla", *others]}
+    monkeypatch.setattr("workbench.training.step.delta.rule.find_spec", there.get)
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__=triton))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     choice = choose_rule(torch.device("cuda", 0), torch.bfloat16)
     assert choice.reads_host == taken

@@ -19,7 +19,7 @@ from workbench.recipe import Recipe, local_path
 from workbench.training import libraries
 from workbench.training.checkpoints.background_writer import BackgroundWriter
 from workbench.training.control import Control, Emit
-from workbench.training.dataset.chat.template import unthinking_by_default
+from workbench.training.dataset.chat.template import drops_reasoning, unthinking_by_default
 from workbench.training.dataset.prepared import (
     Prepared,
     check_unchanged,
@@ -97,12 +97,9 @@ class AttemptSetting:
         self.revision = model.get("revision")
         self.tokenizer = self.resident.tokenizer.take(self.model_path, self._revision_to_load)
         prepared = self._prepared(prepared_json["data"]["sources"])
-        data = self.recipe.data
-        renders = data.chat_template != "never" and bool(self.tokenizer.chat_template)
-        if data.reasoning == "drop" and renders:
+        if drops_reasoning(self.recipe.data) and isinstance(self.tokenizer.chat_template, str):
             # For chats and tasks: rows and their prompts have it already.
-            template = str(self.tokenizer.get_chat_template())
-            self.tokenizer.chat_template = unthinking_by_default(template)
+            self.tokenizer.chat_template = unthinking_by_default(self.tokenizer.chat_template)
         scorers = scorer_digests(self.recipe.evaluate.scorers, scorers_folder(self.home))
         self.evaluation_digest = evaluation_digest(self.recipe, prepared, scorers)
         self.turn_end_ids = prepared.turn_end_ids

@@ -69,7 +69,7 @@ def _notes(found: AdapterFolder, base_name: str, templates: Sequence[str]) -> li
             f"it was trained on {safe_line(theirs, 160)}, a copy of {safe_line(base_name, 160)}, "
             "and is scored on the latter"
         )
-    own = _own_template(found.folder)
+    own = own_template(found.folder)
     if own is not None and own.strip() not in {one.strip() for one in templates or [""]}:
         notes.append(
             "its folder has another chat template than the base: its scores are for prompts that "
@@ -78,7 +78,7 @@ def _notes(found: AdapterFolder, base_name: str, templates: Sequence[str]) -> li
     return notes
 
 
-def _own_template(folder: Path) -> str | None:
+def own_template(folder: Path) -> str | None:
     """Return the chat template in an adapter's folder; None without one, or where it is unreadable.
 
     Newer versions of transformers write a file, older ones a key of tokenizer_config.json.

@@ -8,6 +8,7 @@ which their lock shows, after a while without a question, or when the card is to
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,7 @@ from workbench.footprint.peak.scoring_bytes import multiplies_packed
 from workbench.training.control import Control, Emit, Interrupted
 from workbench.training.dataset.chat.template import ChatTemplate
 from workbench.training.decode.forward import CannotFuse, fast_forward
+from workbench.training.evaluation.adapter_checks import own_template
 from workbench.training.evaluation.chat_answers import (
     Answers,
     Asked,
@@ -51,7 +53,7 @@ SILENCE_S = 1_800.0
 """Seconds without a question after which the card is given back."""
 FEW_ROWS = 16
 """Answers at once for which 4-bit weights are multiplied as they are, though there is room for
-16-bit copies: up to here both take the same time on an H200, and copies take a second to make."""
+16-bit copies: up to here it is no slower on an H200, and copies take a second to make."""
 
 
 def chat_on_base(
@@ -77,6 +79,8 @@ def chat_on_base(
     }
     model = load_several(base, adapters) if adapters else base
     names = [_name(n) if one is not None else None for n, one in enumerate(models)]
+    folders = {n: Path(one["folder"]) for n, one in enumerate(models) if one is not None}
+    templates = {n: own for n, one in folders.items() if (own := own_template(one)) is not None}
     control.stage = "chatting"
     emit("phase", name="chatting", detail="")
 
@@ -94,6 +98,7 @@ def chat_on_base(
                 files=files,
                 control=control,
                 template=template,
+                templates=templates,
             ).serve()
     except Interrupted:
         reason = "asked to give the card back"
@@ -159,6 +164,8 @@ class ChatRun:
     control: Control
     template: bool
     """True where the adapters were trained on rows rendered by the chat template."""
+    templates: Mapping[int, str] = field(default_factory=dict)
+    """The templates of subjects whose folder holds one, which may ask for no reasoning."""
     silence_s: float = SILENCE_S
     _cancelled: set[int] = field(default_factory=set)
     _waiting: list[Question] = field(default_factory=list)
@@ -238,7 +245,11 @@ class ChatRun:
         def write(text: str) -> None:
             append_line(self.files.answers, {"number": question.number, "text": text})
 
-        ids = prompt_ids(self.tokenizer, question.messages, template=self.template)
+        tokenizer = self.tokenizer
+        if (own := self.templates.get(question.subject)) is not None:
+            tokenizer = copy.copy(tokenizer)
+            tokenizer.chat_template = own
+        ids = prompt_ids(tokenizer, question.messages, template=self.template)
         return Asked(question, ids, self.tokenizer, write)
 
     def _end(self, over: Finished) -> None:

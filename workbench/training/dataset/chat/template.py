@@ -18,6 +18,7 @@ from jinja2 import TemplateSyntaxError, meta
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 from workbench.errors import DataError
+from workbench.recipe.schema import Data
 from workbench.text import safe_line
 from workbench.training.dataset.chat.training_templates import training_template
 
@@ -50,9 +51,11 @@ _SHAPING = re.compile(r"think|thought|reason|tool|python|call", re.IGNORECASE)
 
 Those that stand for an image or a sound are not among them, since there is none to put there.
 """
-_UNTHINKING = (
-    "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}"
+UNTHINKING = (
+    "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}\n"
 )
+"""The beginning of a template by unthinking_by_default(). A line of its own, which renders to
+nothing, so that blanks and line ends behind it count as in the template itself."""
 _SYSTEM: Message = {"role": "system", "content": "You are a helpful assistant."}
 
 
@@ -90,7 +93,7 @@ class ChatTemplate:
             )
         self.marked = MARKS.search(self._template) is not None
         """True if the template marks what the assistant generates."""
-        training = None if self.marked else training_template(given)
+        training = None if self.marked else training_template(given.removeprefix(UNTHINKING))
         self._training = None if training is None else _own_copy(training)
         """TRL's template for the family, which has marks; None where it is not needed or known."""
         self.dated = _CLOCK in self._template
@@ -340,7 +343,12 @@ def unthinking_by_default(template: str) -> str:
     """
     if "enable_thinking" not in _read_variables(template):
         return template
-    return _UNTHINKING + template
+    return UNTHINKING + template
+
+
+def drops_reasoning(data: Data) -> bool:
+    """Return whether chats are rendered, and by a template that is told not to think."""
+    return data.reasoning == "drop" and data.chat_template != "never"
 
 
 def control_tokens(text: str) -> list[str]:

@@ -10,9 +10,9 @@ chunk to chunk.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -54,12 +54,24 @@ def choose_rule(device: torch.device, dtype: torch.dtype) -> RuleChoice:
     half = dtype in (torch.float16, torch.bfloat16)
     why = f"gated delta layers by PyTorch's operations in chunks of {CHUNK} tokens"
     if device.type == "cuda" and half and find_spec("fla") is not None:
-        triton = version("triton")
-        if torch.cuda.get_device_capability(device)[0] != 9 or triton not in WRONG_ON_HOPPER:
+        if (wrong := _why_wrong(device)) is None:
             why = "gated delta layers by flash-linear-attention"
             return RuleChoice(rule=delta_rule_by_package, why=why, reads_host=True)
-        why += f", as flash-linear-attention's gradients are wrong on this card by Triton {triton}"
+        why = f"{why}: {wrong}"
     return RuleChoice(rule=delta_rule, why=why, reads_host=False)
+
+
+def _why_wrong(device: torch.device) -> str | None:
+    """Return why flash-linear-attention's gradients would be wrong on the card; None: they are not.
+
+    It takes TileLang's kernels instead of those where that package is installed.
+    """
+    if torch.cuda.get_device_capability(device)[0] != 9 or find_spec("tilelang") is not None:
+        return None
+    triton = str(importlib.import_module("triton").__version__)
+    if not WRONG_ON_HOPPER.contains(triton, prereleases=True):
+        return None
+    return f"the gradients of flash-linear-attention are wrong on this card by Triton {triton}"
 
 
 def delta_rule_by_package(
