@@ -224,9 +224,8 @@ def test_each_model_is_asked_by_the_template_of_its_folder(
         run._asked(read_question({"number": 1, "subject": n, "messages": messages, **how})).ids
         for n in (0, 1)
     ]
-    assert asked == [
-        prompt_ids(tokenizer, messages, template=True), tokenizer("7!", add_special_tokens=False)["input_ids"]
-    ]  # fmt: skip
+    own = tokenizer("7!", add_special_tokens=False)["input_ids"]
+    assert asked == [prompt_ids(tokenizer, messages, template=True), own]
 
 
 def test_the_chat_ends_when_the_person_leaves(session: Session) -> None:
