@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workbench.machine.packages import install_command
+from workbench.export.child import print_report
+from workbench.machine.packages import KERNEL_PACKAGES, install_command
 from workbench.machine.python_children import cpu_environment
 from workbench.training.model import preflight
 from workbench.training.model.preflight import kernel_notes, packages_of
@@ -59,25 +61,9 @@ how = {"quantization": "none", "double_quantization": False, "precision": "fp32"
 spec = BaseSpec(path=sys.argv[1], revision=None, attention="sdpa", device="cpu", **how)
 print(tuple(load_base(spec)(input_ids=torch.arange(1, 20)[None]).logits.shape))
 """
-EXPORTS = """
-import sys, torch
-from transformers import AutoModelForCausalLM
-from workbench.export.child import print_report
-
-def make():
-    model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-    return {"shape": model(input_ids=torch.arange(1, 20)[None]).logits.shape}
-
-sys.exit(print_report(make))
-"""
 
 
-@pytest.mark.parametrize(
-    ("code", "told"), [(LOADS, "(1, 19, 128)"), (EXPORTS, "[1, 19, 128]")], ids=["base", "export"]
-)
-def test_what_computes_on_a_cpu_takes_no_kernels_of_a_card(
-    code: str, told: str, tmp_path: Path
-) -> None:
+def test_a_base_on_a_cpu_takes_no_kernels_of_a_card(tmp_path: Path) -> None:
     """A package stands in for flash-linear-attention, whose kernels need a driver."""
     installed = tmp_path / "site" / "fla" / "ops"
     installed.mkdir(parents=True)
@@ -95,6 +81,19 @@ def test_what_computes_on_a_cpu_takes_no_kernels_of_a_card(
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
     path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
     env = cpu_environment({**os.environ, "PYTHONPATH": path})
-    command = [sys.executable, "-c", code, str(tmp_path / "model")]
+    command = [sys.executable, "-c", LOADS, str(tmp_path / "model")]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert told in ended.stdout, ended.stderr[-2000:]
+    assert "(1, 19, 128)" in ended.stdout, ended.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("visible", "hidden"), [("", True), ("0", False)])
+def test_an_export_that_sees_no_gpu_takes_none_either(
+    visible: str, hidden: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = KERNEL_PACKAGES.values()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+        del sys.modules[module]  # as before the first import; what was there comes back at the end
+    assert print_report(lambda: {"hidden": [sys.modules.get(one, "") for one in modules]}) == 0
+    assert [sys.modules.get(one, "") is None for one in modules] == [hidden] * 3
