@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,21 @@ def test_no_recipe_can_name_code_or_a_command(tmp_path: Path, line: str) -> None
     with pytest.raises(RecipeError) as refused:
         load_recipe(path, [])
     assert refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "begin",
+    ["from workbench.training import libraries; libraries._set_environment()",
+     "from workbench.export.child import print_report; print_report(dict)"],
+)  # fmt: skip
+def test_no_process_can_fetch_compiled_code_from_a_hub(begin: str, tmp_path: Path) -> None:
+    (tmp_path / "kernels.py").write_text("print('could fetch')\n")
+    code = f"{begin}\ntry:\n    import kernels\nexcept ImportError:\n    print('cannot')"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "cannot"
+    assert "could fetch" not in said
 
 
 def test_a_models_own_code_runs_only_where_the_user_said_so(

@@ -38,7 +38,9 @@ print(json.dumps({
 """
 
 BITSANDBYTES = """
-import json, torch, bitsandbytes
+import json, sys
+sys.modules["kernels"] = None  # as hide_hub_kernels() does
+import torch, bitsandbytes
 from bitsandbytes import functional as F
 device = "cuda" if torch.cuda.is_available() else "cpu"
 weight = torch.linspace(-1, 1, 4096, device=device).reshape(64, 64)

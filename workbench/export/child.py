@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.machine.packages import hide_kernel_packages
+from workbench.machine.packages import hide_hub_kernels, hide_kernel_packages
 from workbench.text import safe_line
 
 
@@ -19,12 +19,14 @@ def print_report(
 ) -> int:
     """Print the report of `make` as JSON and return the exit code; 130 after ctrl-c.
 
-    Where no GPU is visible, as for every export that a command starts, models compute by PyTorch.
+    No library fetches compiled code from a hub. Where no GPU is visible, as for every export that a
+    command starts, models compute by PyTorch.
 
     `after_ctrl_c` returns what a person should know then; an empty text means that nothing was
     written.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    hide_hub_kernels()
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         hide_kernel_packages()
     try:

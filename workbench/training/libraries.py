@@ -21,6 +21,7 @@ from typing import Any
 
 from workbench.fleet.kernel_cache import use_kernel_cache
 from workbench.home import find_home
+from workbench.machine.packages import hide_hub_kernels
 from workbench.text import safe_line
 from workbench.training.control import Emit
 
@@ -129,6 +130,7 @@ def _set_environment() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     use_kernel_cache(find_home())
+    hide_hub_kernels()
 
 
 def import_ahead() -> str:

@@ -31,6 +31,7 @@ from workbench.adapters.subjects import SUBJECTS, Subjects, read_subjects
 from workbench.errors import ModelError, RecipeError, WorkbenchError
 from workbench.footprint.model.config import refuse_untrainable
 from workbench.footprint.model.positions import model_positions
+from workbench.machine.packages import hide_hub_kernels
 from workbench.machine.processes import die_with_parent
 from workbench.recipe.schema import Recipe
 from workbench.text import safe_text
@@ -308,6 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "8")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    hide_hub_kernels()
     os.umask(0o077)
     parser = argparse.ArgumentParser(prog="python -m workbench.training.prepare")
     parser.add_argument("experiment_folder", type=Path)
