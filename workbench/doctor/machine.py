@@ -109,8 +109,8 @@ def check_kernels() -> Check:
     if not missing:
         return Check(name="model kernels", status="ok", finding=", ".join(KERNEL_PACKAGES))
     finding = (
-        f"without {', '.join(missing)}: models with linear attention or state-space layers, such "
-        "as Qwen 3.5, train much slower and with more memory; others need none"
+        f"without {', '.join(missing)}: models with linear attention or state-space layers train "
+        "much slower and with more memory, and Qwen 3.5 answers slower; others need none"
     )
     return Check(name="model kernels", status="ok", finding=finding)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from workbench.footprint.model.shape import FUSED_FAMILIES
 from workbench.footprint.model.weight_counts import with_counts
 from workbench.machine.packages import KERNEL_PACKAGES, install_command
 from workbench.recipe.schema import Recipe
@@ -107,6 +108,12 @@ def kernel_notes(model: nn.Module) -> list[str]:
     from workbench.training.model.linear_layers import decoder_layers
 
     layers = len(decoder_layers(model))
+    slower = "PyTorch's operations take their place, with the same result, much slower"
+    if model.config.get_text_config().model_type in FUSED_FAMILIES:  # type: ignore[operator,union-attr]
+        # training/step/delta has kernels of its own.
+        slower = f"for answers and held-out losses {slower}"
+    else:
+        slower += " and with more memory"
     notes = []
     for kind in dict.fromkeys(type(module) for module in model.modules()):
         missing = [name for name in packages_of(kind) if find_spec(KERNEL_PACKAGES[name]) is None]
@@ -114,9 +121,7 @@ def kernel_notes(model: nn.Module) -> list[str]:
             count = sum(type(module) is kind for module in model.modules())
             notes.append(
                 f"{count} of {layers} layers have a {kind.__name__}, whose kernels are not "
-                f"installed ({', '.join(missing)}): PyTorch's operations take their place, with "
-                "the same result, much slower and with more memory; on a GPU: "
-                f"{install_command(missing)}"
+                f"installed ({', '.join(missing)}): {slower}; on a GPU: {install_command(missing)}"
             )
     return notes
 
