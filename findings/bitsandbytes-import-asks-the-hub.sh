@@ -7,7 +7,7 @@
 # process pays that imports PEFT or TRL, too.
 #
 # What the workbench does: the package kernels looks absent in each of its processes that imports these libraries
-# (`hide_hub_kernels` in workbench/machine/packages.py).
+# (`hide_hub_kernels` in workbench/user_config.py).
 #
 # Passes while that is so, and on a CPU without AVX512-BF16, where nothing can be seen; fails if it changes.
 set -euo pipefail

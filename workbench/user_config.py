@@ -11,6 +11,7 @@ import difflib
 import os
 import re
 import stat
+import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -229,11 +230,25 @@ def may_run_its_code(model: str, revision: str | None) -> bool:
 
     A configuration with a mistake trusts no model.
     """
+    return any((one.name, one.revision) == (model, revision) for one in _trusted_models())
+
+
+def hide_hub_kernels() -> None:
+    """Let no library fetch compiled code from a hub, which the package `kernels` does for several.
+
+    bitsandbytes 0.50.2 asks it to while it is imported, on a CPU with AVX512-BF16
+    (findings/bitsandbytes-import-asks-the-hub.sh). The package stays where the user's configuration
+    trusts any model's own code, which may need it.
+    """
+    if not _trusted_models():
+        sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
+
+
+def _trusted_models() -> list[TrustedModel]:
     try:
-        trusted = read_user_config().models.trust_remote_code
+        return read_user_config().models.trust_remote_code
     except WorkbenchError:
-        return False
-    return any((one.name, one.revision) == (model, revision) for one in trusted)
+        return []
 
 
 class ConfigWatch:

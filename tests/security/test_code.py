@@ -86,14 +86,20 @@ def test_no_recipe_can_name_code_or_a_command(tmp_path: Path, line: str) -> None
     ["from workbench.training import libraries; libraries._set_environment()",
      "from workbench.export.child import print_report; print_report(dict)"],
 )  # fmt: skip
-def test_no_process_can_fetch_compiled_code_from_a_hub(begin: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trusts", [False, True])
+def test_compiled_code_comes_from_a_hub_only_where_the_user_trusts_a_model(
+    begin: str, trusts: bool, tmp_path: Path
+) -> None:
     (tmp_path / "kernels.py").write_text("print('could fetch')\n")
+    (tmp_path / "workbench").mkdir()
+    if trusts:
+        text = f"[models]\ntrust_remote_code = [{{name = '{tmp_path}'}}]\n"
+        (tmp_path / "workbench" / "config.toml").write_text(text)
     code = f"{begin}\ntry:\n    import kernels\nexcept ImportError:\n    print('cannot')"
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     command = [sys.executable, "-c", code]
     said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
-    assert said.splitlines()[-1] == "cannot"
-    assert "could fetch" not in said
+    assert said.splitlines()[-1] == ("could fetch" if trusts else "cannot")
 
 
 def test_a_models_own_code_runs_only_where_the_user_said_so(

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.machine.packages import hide_hub_kernels, hide_kernel_packages
+from workbench.machine.packages import hide_kernel_packages
 from workbench.text import safe_line
+from workbench.user_config import hide_hub_kernels
 
 
 def print_report(
@@ -19,8 +20,8 @@ def print_report(
 ) -> int:
     """Print the report of `make` as JSON and return the exit code; 130 after ctrl-c.
 
-    No library fetches compiled code from a hub. Where no GPU is visible, as for every export that a
-    command starts, models compute by PyTorch.
+    No library fetches compiled code from a hub of its own accord. Where no GPU is visible, as for
+    every export that a command starts, models compute by PyTorch.
 
     `after_ctrl_c` returns what a person should know then; an empty text means that nothing was
     written.

@@ -201,15 +201,6 @@ def hide_kernel_packages() -> None:
         sys.modules.setdefault(module, None)  # type: ignore[arg-type]
 
 
-def hide_hub_kernels() -> None:
-    """Let no library fetch compiled code from a hub, which the package `kernels` does for several.
-
-    bitsandbytes 0.50.2 asks it to while it is imported, on a CPU with AVX512-BF16
-    (findings/bitsandbytes-import-asks-the-hub.sh).
-    """
-    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
-
-
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 

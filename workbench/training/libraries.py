@@ -21,9 +21,9 @@ from typing import Any
 
 from workbench.fleet.kernel_cache import use_kernel_cache
 from workbench.home import find_home
-from workbench.machine.packages import hide_hub_kernels
 from workbench.text import safe_line
 from workbench.training.control import Emit
+from workbench.user_config import hide_hub_kernels
 
 NAMES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 """Libraries whose change can change a result; a checkpoint resumes only under the same versions."""

@@ -31,7 +31,6 @@ from workbench.adapters.subjects import SUBJECTS, Subjects, read_subjects
 from workbench.errors import ModelError, RecipeError, WorkbenchError
 from workbench.footprint.model.config import refuse_untrainable
 from workbench.footprint.model.positions import model_positions
-from workbench.machine.packages import hide_hub_kernels
 from workbench.machine.processes import die_with_parent
 from workbench.recipe.schema import Recipe
 from workbench.text import safe_text
@@ -43,6 +42,7 @@ from workbench.training.model.source import (
     has_weights,
     resolve_model,
 )
+from workbench.user_config import hide_hub_kernels
 
 if TYPE_CHECKING:
     from workbench.training.dataset.first_pass import Progress
