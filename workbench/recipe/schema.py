@@ -194,6 +194,11 @@ class Data(Section):
         return [self.train] if isinstance(self.train, str) else [one.path for one in self.train]
 
     @property
+    def drops_reasoning(self) -> bool:
+        """True where chats are rendered by a template that is told not to think."""
+        return self.reasoning == "drop" and self.chat_template != "never"
+
+    @property
     def parts(self) -> list[Data]:
         """The settings of each source of training rows, as if it were the only one."""
         if isinstance(self.train, str):

@@ -172,12 +172,12 @@ def _describe_subjects(
 ) -> tuple[ModelSource, dict[str, Any]]:
     """Return the model with its counted weights, and what was found in the adapters' folders."""
     # Seconds of imports, which an experiment that trains does not wait for: PEFT.
-    from workbench.training.dataset.chat.template import drops_reasoning, unthinking_by_default
+    from workbench.training.dataset.chat.template import unthinking_by_default
     from workbench.training.evaluation.adapter_checks import describe_subjects
     from workbench.training.model.preflight import counted_source, empty_model
 
     templates = [template] if isinstance(template, str) else []
-    if drops_reasoning(recipe.data):  # as our own adapters of such rows are saved
+    if recipe.data.drops_reasoning:  # as our own adapters of such rows are saved
         templates += [unthinking_by_default(one) for one in templates]
     base = empty_model(model, recipe)
     found = describe_subjects(subjects, recipe.model.name, base, templates)
@@ -196,7 +196,7 @@ def evaluation_digest(
         judged |= {"scorers": recipe.evaluate.scorers, "files": dict(scorer_files)}
     if (task := recipe.evaluate.task) is not None:
         judged["task"] = [task, _file_digest(Path(task))]
-        if recipe.data.reasoning == "drop":  # rows hold it; a task is asked by the template alone
+        if recipe.data.drops_reasoning:  # rows hold it; a task is asked by the template alone
             judged["reasoning"] = "drop"
     # Version 2 keeps the result of every row: a base that was scored before is scored again.
     text = json.dumps([prepared.eval_digest, judged, {"version": 2}], sort_keys=True)

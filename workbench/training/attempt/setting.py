@@ -19,7 +19,7 @@ from workbench.recipe import Recipe, local_path
 from workbench.training import libraries
 from workbench.training.checkpoints.background_writer import BackgroundWriter
 from workbench.training.control import Control, Emit
-from workbench.training.dataset.chat.template import drops_reasoning, unthinking_by_default
+from workbench.training.dataset.chat.template import unthinking_by_default
 from workbench.training.dataset.prepared import (
     Prepared,
     check_unchanged,
@@ -97,7 +97,7 @@ class AttemptSetting:
         self.revision = model.get("revision")
         self.tokenizer = self.resident.tokenizer.take(self.model_path, self._revision_to_load)
         prepared = self._prepared(prepared_json["data"]["sources"])
-        if drops_reasoning(self.recipe.data) and isinstance(self.tokenizer.chat_template, str):
+        if self.recipe.data.drops_reasoning and isinstance(self.tokenizer.chat_template, str):
             # For chats and tasks: rows and their prompts have it already.
             self.tokenizer.chat_template = unthinking_by_default(self.tokenizer.chat_template)
         scorers = scorer_digests(self.recipe.evaluate.scorers, scorers_folder(self.home))

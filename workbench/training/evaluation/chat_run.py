@@ -79,8 +79,11 @@ def chat_on_base(
     }
     model = load_several(base, adapters) if adapters else base
     names = [_name(n) if one is not None else None for n, one in enumerate(models)]
-    folders = {n: Path(one["folder"]) for n, one in enumerate(models) if one is not None}
-    templates = {n: own for n, one in folders.items() if (own := own_template(one)) is not None}
+    templates = {
+        n: own
+        for n, one in enumerate(models)
+        if one is not None and (own := own_template(Path(one["folder"]))) is not None
+    }
     control.stage = "chatting"
     emit("phase", name="chatting", detail="")
 

@@ -29,7 +29,7 @@ from workbench.recipe.schema import Lora, Recipe
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.contents import write_weights
 from workbench.training.control import Emit
-from workbench.training.dataset.chat.template import drops_reasoning, unthinking_by_default
+from workbench.training.dataset.chat.template import unthinking_by_default
 from workbench.training.model.card import CardFacts, model_card
 from workbench.training.model.linear_layers import outside_language_model
 from workbench.training.model.portable import write_end_ids
@@ -153,7 +153,7 @@ def save_adapter(
         (staged / CONFIG).write_text(text + "\n", encoding="utf-8")
         kept_tokenizer.save(staged)
         template = staged / TEMPLATE
-        if drops_reasoning(recipe.data) and template.is_file():
+        if recipe.data.drops_reasoning and template.is_file():
             text = unthinking_by_default(template.read_text(encoding="utf-8"))
             template.write_text(text, encoding="utf-8")
         write_end_ids(staged, tokenizer, end_ids)

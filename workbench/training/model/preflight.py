@@ -11,7 +11,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from workbench.footprint.model.shape import FUSED_FAMILIES
 from workbench.footprint.model.weight_counts import with_counts
@@ -21,6 +21,7 @@ from workbench.training.model.source import ModelSource, has_weights
 
 if TYPE_CHECKING:  # seconds: torch
     from torch import nn
+    from transformers import PreTrainedModel
 
 _REPLACED = re.compile(
     r'@use_kernel_func_from_hub_with_fallback\(\s*"\w+",\s*"(\w+)"[^)]*\)\s*def (\w+)\('
@@ -107,9 +108,9 @@ def kernel_notes(model: nn.Module) -> list[str]:
     """
     from workbench.training.model.linear_layers import decoder_layers
 
-    layers = len(decoder_layers(model))
+    layers, config = len(decoder_layers(model)), cast("PreTrainedModel", model).config
     slower = "PyTorch's operations take their place, with the same result, much slower"
-    if model.config.get_text_config().model_type in FUSED_FAMILIES:  # type: ignore[operator,union-attr]
+    if config.get_text_config().model_type in FUSED_FAMILIES:
         # training/step/delta has kernels of its own.
         slower = f"for answers and held-out losses {slower}"
     else:

@@ -18,7 +18,6 @@ from jinja2 import TemplateSyntaxError, meta
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 from workbench.errors import DataError
-from workbench.recipe.schema import Data
 from workbench.text import safe_line
 from workbench.training.dataset.chat.training_templates import training_template
 
@@ -344,11 +343,6 @@ def unthinking_by_default(template: str) -> str:
     if "enable_thinking" not in _read_variables(template):
         return template
     return UNTHINKING + template
-
-
-def drops_reasoning(data: Data) -> bool:
-    """Return whether chats are rendered, and by a template that is told not to think."""
-    return data.reasoning == "drop" and data.chat_template != "never"
 
 
 def control_tokens(text: str) -> list[str]:

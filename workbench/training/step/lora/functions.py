@@ -120,19 +120,20 @@ def _find_input(
 
 @dataclass(slots=True)
 class _Handover:
-    """What the halves of a gated projection give each other beside autograd's tensors."""
+    """Tensors that the two functions of a gated projection pass to each other outside autograd."""
 
     low_PTR: Tensor | None = None
-    """From the input to the product, in the forward pass."""
+    """The low-rank input, from _GatedInput to _GatedProduct in the forward pass."""
     dy_TN: Tensor | None = None
-    """From the product to the input, in the backward pass."""
+    """The output's gradient, from _GatedProduct to _GatedInput in the backward pass."""
 
 
 class _GatedInput(torch.autograd.Function):
-    """The gated activation of a projection that reads it, and all that is kept; project_gated().
+    """The gated activation that a projection reads, with all that the backward pass needs of both.
 
-    Against GatedLinear before a projection it saves: the activation is neither read once more for
-    its low-rank product nor made again, and its gradient is neither added to nor read once more.
+    The first function of project_gated(). Against GatedLinear before a projection it saves: the
+    activation is neither read once more for its low-rank product nor made again, and its gradient
+    is neither added to nor read once more.
     """
 
     @staticmethod
@@ -178,10 +179,10 @@ class _GatedInput(torch.autograd.Function):
 
 
 class _GatedProduct(torch.autograd.Function):
-    """The product of a gated projection; project_gated().
+    """The product with the gated activation, the second function of project_gated().
 
-    A function of its own that keeps nothing: a layer that recomputes ends with the last tensor that
-    is kept, and so leaves it out.
+    It keeps no tensor. A layer that recomputes stops at the last tensor that was kept, and so never
+    comes to this product where nothing behind it keeps one.
     """
 
     @staticmethod
