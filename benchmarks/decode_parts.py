@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -119,25 +119,23 @@ def main() -> int:
             told = []
             for way in (part.by_copies, part.as_they_are, part.unpacked):
                 off = float((way(0, x_TK).double() - want).norm() / want.norm())
-                told.append(f"{_us_a_layer(way, x_TK, len(part.copies)):8.1f} ({off:.1e})")
+                us = captured_us(way, [(layer, x_TK) for layer in range(len(part.copies))])
+                told.append(f"{us:8.1f} ({off:.1e})")
             print(f"{name:8}  {tokens:6}  {'  '.join(told)}", flush=True)
     return 0
 
 
-def _us_a_layer(way: Callable[[int, Tensor], Tensor], x_TK: Tensor, layers: int) -> float:
-    """Return the median of captured passes over all layers; NaN where nothing can be captured."""
-    if not x_TK.is_cuda:
+def captured_us(run: Callable[..., object], calls: Sequence[tuple[Any, ...]]) -> float:
+    """Return the median microseconds of a call, all of them captured; NaN without a card."""
+    if not torch.cuda.is_available():
         return float("nan")
-
-    def run() -> None:
-        for layer in range(layers):
-            way(layer, x_TK)
-
-    run()
+    for arguments in calls:
+        run(*arguments)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        run()
+        for arguments in calls:
+            run(*arguments)
     took = []
     for _ in range(REPEATS):
         began, ended = torch.cuda.Event(True), torch.cuda.Event(True)  # type: ignore[no-untyped-call]
@@ -145,7 +143,7 @@ def _us_a_layer(way: Callable[[int, Tensor], Tensor], x_TK: Tensor, layers: int)
         graph.replay()
         ended.record()
         torch.cuda.synchronize()
-        took.append(float(began.elapsed_time(ended)) * 1e3 / layers)
+        took.append(float(began.elapsed_time(ended)) * 1e3 / len(calls))
     return statistics.median(took)
 
 

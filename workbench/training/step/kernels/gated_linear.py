@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.training.step.kernels.triton_math import sigmoid
 from workbench.training.step.kernels.triton_support import (
     ceil_div,
     jit,
@@ -32,10 +33,10 @@ def activation_and_slope(gate, GELU: tl.constexpr):
         # (1 + tanh(y)) / 2 is sigmoid(2y), and 1.595... = 2 sqrt(2 / pi): Hendrycks and Gimpel
         # 2016, arXiv 1606.08415.
         square = gate * gate
-        s = tl.sigmoid(1.5957691216057308 * gate * (1.0 + 0.044715 * square))
+        s = sigmoid(1.5957691216057308 * gate * (1.0 + 0.044715 * square))
         inner_slope = 1.5957691216057308 * (1.0 + 3.0 * 0.044715 * square)
         return gate * s, s * (1.0 + gate * (1.0 - s) * inner_slope)
-    s = tl.sigmoid(gate)
+    s = sigmoid(gate)
     return gate * s, s * (1.0 + gate * (1.0 - s))
 
 

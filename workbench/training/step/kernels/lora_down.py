@@ -20,6 +20,7 @@ from workbench.training.step.kernels.masks import (
     dropout_bits,
     is_kept,
     keep_scale,
+    mask_sequence,
     stacked_mask,
 )
 from workbench.training.step.kernels.norm import normalized_row
@@ -124,6 +125,10 @@ def _lora_down_kernel(
     low1 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     low2 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     low3 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
+    masks = mask_sequence(keys, DROP)
+    if P > 3:
+        # An element's bits serve three masks; the fourth projection has keys of its own.
+        fourth = mask_sequence(keys + 6, DROP)
     for start in range(first, tl.minimum(first + k_each, K), BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         in_k = (k < K) & (k < first + k_each)
@@ -137,7 +142,7 @@ def _lora_down_kernel(
             x = gate_product(act, up)
             # These columns belong to this program alone, so the activation is written once.
             tl.store(made_TK + at, x, mask=inside)
-        bits = dropout_bits(at, keys, DROP)
+        bits = dropout_bits(at, *masks, DROP)
         low0 += _down_tile(x, bits, a_PRK, k, in_k, r, R, K, 0, THRESHOLD, DROP)
         if P > 1:
             a1 = a_PRK + R * K
@@ -146,8 +151,7 @@ def _lora_down_kernel(
             a2 = a_PRK + 2 * R * K
             low2 += _down_tile(x, bits, a2, k, in_k, r, R, K, 2, THRESHOLD, DROP)
         if P > 3:
-            # An element's bits serve three masks; the fourth projection has a key of its own.
-            bits = dropout_bits(at, keys + 6, DROP)
+            bits = dropout_bits(at, *fourth, DROP)
             a3 = a_PRK + 3 * R * K
             low3 += _down_tile(x, bits, a3, k, in_k, r, R, K, 0, THRESHOLD, DROP)
     inside = in_t[:, None] & (r < R)[None, :]
@@ -179,12 +183,13 @@ def lora_down(
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
     assert count <= MOST_TOGETHER
     # 264 programs are two for each of an H100's 132 multiprocessors. Blocks and programs were
-    # chosen by measuring Llama 8B's shapes (docs/notes/2026-11-26-step.md, 2026-11-27-step.md).
+    # chosen by measuring Llama 8B's shapes (docs/notes/2026-11-26-step.md, 2026-11-27-step.md, and
+    # 2026-11-30-step.md).
     block_r = max(16, next_power_of_two(rank))
     block_t, block_k = (64 if width > 8192 else 32, 128) if block_r <= 32 else (32, 32)
     programs = 264
     if gated and block_r <= 32:
-        block_t, programs = 16, 1056
+        block_t, programs = 16, 528
     blocks = ceil_div(tokens, block_t)
     parts = max(1, min(ceil_div(programs, blocks), ceil_div(width, 4 * block_k)))
     # A stretch is of whole blocks, so fewer parts than planned may cover the width.
@@ -251,6 +256,9 @@ def _lora_down_backward_kernel(
     da1 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
     da2 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
     da3 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
+    masks = mask_sequence(keys, DROP)
+    if P > 3:
+        fourth = mask_sequence(keys + 6, DROP)
     # The norm's weights of these columns serve all rows of the loop.
     if NORMED:
         w = tl.load(weight_K + k, mask=in_k, other=0.0)[None, :]
@@ -271,7 +279,7 @@ def _lora_down_backward_kernel(
         if NORMED:
             rstd = tl.load(rstd_T + t, mask=in_t, other=0.0)[:, None]
             x = normalized_row(x, rstd, w, GEMMA)
-        bits = dropout_bits(at, keys, DROP)
+        bits = dropout_bits(at, *masks, DROP)
         part, dx = _down_tile_backward(
             x, bits, dlow_PTR, a_PRK, t, in_t, k, in_k, r, R, K, 0,
             SCALE, THRESHOLD, DROP, HAS_DX,
@@ -293,7 +301,7 @@ def _lora_down_backward_kernel(
             dx += more
         if P > 3:
             part, more = _down_tile_backward(
-                x, dropout_bits(at, keys + 6, DROP), dlow_PTR + 3 * T * R, a_PRK + 3 * R * K,
+                x, dropout_bits(at, *fourth, DROP), dlow_PTR + 3 * T * R, a_PRK + 3 * R * K,
                 t, in_t, k, in_k, r, R, K, 0, SCALE, THRESHOLD, DROP, HAS_DX,
             )  # fmt: skip
             da3 += part
@@ -350,9 +358,11 @@ def lora_down_backward(
     block_k, block_t = 32, 64 if block_r <= 32 else 32
     # Parts of T, where the blocks of columns alone would not fill the card twice.
     parts = max(2, ceil_div(264 * block_k, width))
+    warps, stages = 4, 3 if count <= 2 or block_r <= 32 else 2
     if gated and block_r <= 32:
-        block_k, block_t = 128, 16
-        parts = min(ceil_div(tokens, 400), max(2, ceil_div(1056 * block_k, width)))
+        # A program of one warp waits for no other one where its tiles change their layout.
+        block_t, warps = 16, 1
+        parts = min(ceil_div(tokens, 400), max(2, ceil_div(4224 * block_k, width)))
     elif x_TK.dtype.itemsize == 4 and block_r > 128:
         block_t = 16  # two fp32 tiles of 32 × 256 do not fit a T4's shared memory
     parts = min(parts, ceil_div(tokens, block_t))
@@ -368,6 +378,6 @@ def lora_down_backward(
         gated is not None, gated is not None and gated.gelu,
         normed is not None, normed is not None and normed.gemma,
         x_TK.numel() >= 2**31, block_t, block_k, block_r,
-        num_stages=pipeline_stages(x_TK, 2 if count > 2 else 3),
+        num_warps=warps, num_stages=pipeline_stages(x_TK, stages),
     )  # fmt: skip
     sum_parts(da_SPRK, grad_PRK, scaling * keep_scale(p), add=add)

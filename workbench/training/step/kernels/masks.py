@@ -130,13 +130,25 @@ def _mix_32_bits_once(x):
 
 
 @jit
-def dropout_bits(element, keys, DROP: tl.constexpr):
-    """Return 30 random bits an element, ten for each of up to three masks (hashed_mask)."""
-    bits = element.to(tl.uint32)
+def mask_sequence(keys, DROP: tl.constexpr):
+    """Return (first number, odd stride) of the Weyl sequence that two keys choose."""
+    first = tl.full((), 0, tl.uint32)
+    stride = tl.full((), 1, tl.uint32)
     if DROP:
         first = tl.load(keys).to(tl.uint32)
-        second = tl.load(keys + 1).to(tl.uint32)
-        bits = _mix_32_bits_once(bits * (second | 1) + first)
+        stride = tl.load(keys + 1).to(tl.uint32) | 1
+    return first, stride
+
+
+@jit
+def dropout_bits(element, first, stride, DROP: tl.constexpr):
+    """Return 30 random bits an element, ten for each of up to three masks (hashed_mask).
+
+    `first` and `stride` are a mask_sequence(), loaded once, outside the loop over elements.
+    """
+    bits = element.to(tl.uint32)
+    if DROP:
+        bits = _mix_32_bits_once(bits * stride + first)
     return bits
 
 
