@@ -8,8 +8,9 @@ For each size it finds the longest row that `workbench plan` takes there (rank 3
 one length, a multiple of 64), makes a model of that shape with random weights in NF4, puts its
 tables where the plan says, and trains. The card is capped so that the plan has the room of a card
 of that size. Each size has a process of its own, because a process keeps its cap. It prints the
-plan, the predicted and measured peak, seconds a step, and losses; the exit code is 1 where a run
-ended badly, took more than predicted by 5 %, or where a table that the plan moves is on the card.
+plan, the predicted and measured peak, seconds a step, and losses; the seconds of each step go to
+standard error. The exit code is 1 where a run ended badly, took more than predicted by 5 %, or
+where a table that the plan moves is on the card.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def trained(shape: str, tokens: int, plan: Plan, steps: int) -> dict[str, Any]:
     chance = torch.Generator().manual_seed(1)
     vocab = measures(shape)["vocab_size"]
     losses, seconds = [], []
-    for _ in range(steps):
+    for number in range(steps):
         ids = torch.randint(3, vocab, (tokens,), generator=chance).tolist()
         rows = collate_rows([{"input_ids": ids}])
         torch.cuda.synchronize()
@@ -163,6 +164,7 @@ def trained(shape: str, tokens: int, plan: Plan, steps: int) -> dict[str, Any]:
         step.optimizer_step()
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
+        print(f"step {number}: {seconds[-1]:.1f} s", file=sys.stderr, flush=True)
     return {
         "losses": losses,
         "step_s": statistics.median(seconds[min(WARM, steps - 1) :]),

@@ -92,7 +92,8 @@ def main() -> int:
     for turn in range(options.turns):
         if options.asked and not sys.stdin.readline():
             break
-        print("ROW", json.dumps(measured(step, turn, losses, few=options.few)), flush=True)
+        row = {**measured(step, turn, losses, few=options.few), "shape": options.shape}
+        print("ROW", json.dumps(row), flush=True)
     return 0
 
 
@@ -125,7 +126,6 @@ def measured(
     first = [round(float(loss), 4) for loss in losses[:steps]]  # as step.py reports the others
     return {
         "contestant": "c",
-        "shape": "8b",
         "setting": "guide",
         "turn": turn,
         "dropout": 0.0,
@@ -149,6 +149,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="GSM8K's train.jsonl")
     parser.add_argument("--model", type=Path, required=True, help="a checkpoint's folder")
+    parser.add_argument("--shape", default="8b", help="the model's name in the printed row")
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--few", action="store_true", help="three steps of each kind")
     parser.add_argument("--asked", action="store_true", help="each turn waits for a line")
