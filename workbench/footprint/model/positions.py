@@ -10,6 +10,8 @@ _EXTENDING = ("yarn", "longrope", "llama3", "linear", "dynamic")
 """Kinds of RoPE scaling whose `factor` multiplies the positions of pre-training."""
 _DEFAULTS = {"gemma3_text": 131_072, "gemma4_text": 131_072, "gemma4_unified_text": 262_144}
 """Positions that a config.json may leave out, because transformers' class has them."""
+_FIRST_LENGTH = 16_384
+"""The length that Ministral 3 was trained on at first, by transformers' class."""
 
 
 def model_positions(config: Mapping[str, Any]) -> int | None:
@@ -34,6 +36,18 @@ def model_positions(config: Mapping[str, Any]) -> int | None:
     if scaling in _EXTENDING and isinstance(factor, int | float) and _is_count(original):
         return max(given, int(original * factor))
     return given
+
+
+def unscaled_positions(config: Mapping[str, Any]) -> int | None:
+    """Return the most tokens of a row in which Ministral 3 scales no query; None for others.
+
+    `config` is the text model's. What its RoPE does not say is transformers' default.
+    """
+    if config.get("model_type") != "ministral3":
+        return None
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    found = rope.get("original_max_position_embeddings") if isinstance(rope, Mapping) else None
+    return found if isinstance(found, int) and _is_count(found) else _FIRST_LENGTH
 
 
 def positions_warning(max_tokens: int, config: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from workbench.footprint.model.config_values import (
 from workbench.footprint.model.extra_weights import ExtraWeights, extra_weights
 from workbench.footprint.model.layer_kinds import layer_kinds
 from workbench.footprint.model.linear_attention import DeltaLayers
-from workbench.footprint.model.positions import model_positions
+from workbench.footprint.model.positions import model_positions, unscaled_positions
 from workbench.footprint.model.vision_tower import vision_weights
 from workbench.footprint.model.weight_counts import WeightCounts, counts_in
 
@@ -39,7 +39,6 @@ _NORMS_AFTER = ("exaone4", "olmo2", "olmo3")  # of attention and feed-forward bl
 _BIASED_QKV = ("qwen2",)
 _FUSED_PROJECTIONS = ("phi3",)
 _FUSED_GATE_UP = ("glm", "glm4")
-_SCALED_QUERIES = ("ministral3",)  # by their position
 _TABLES_BY_KIND = ("gemma3", "gemma4", "olmo3")  # of rotary embeddings, one for each kind of layer
 _OWN_LINEAR_CLASS = ("falcon",)  # bitsandbytes leaves subclasses of nn.Linear in 16 bits
 OWN_DROPOUTS = ("attention_dropout", "resid_pdrop", "residual_dropout")
@@ -124,6 +123,9 @@ class ModelShape:
     """The most keys that a query sees, where some layer has such a limit."""
     positions: int | None = None
     """The most tokens of a row that the model reads; None where its config.json does not say."""
+    unscaled: int | None = None
+    """The most tokens of a row in which queries are not scaled by their position, which makes one
+    more tensor; None where none ever are (all but Ministral 3)."""
     counts: WeightCounts | None = None
     """The weights as counted on the model's class, where it was prepared; None from config.json
     alone. They take the place of the formulas, except for what the fused step trains."""
@@ -161,6 +163,7 @@ class ModelShape:
             partial_rotary=has_partial_rotary(flat),
             window=window_of(flat),
             positions=model_positions(config),
+            unscaled=unscaled_positions(flat),
         )
         kinds = tuple(replace(found, **changes) for changes in layer_kinds(found, flat))
         return replace(found, kinds=kinds)
@@ -184,11 +187,6 @@ class ModelShape:
     def turns_in_place(self) -> bool:
         """True if rotary embeddings may turn queries and keys where they are."""
         return not self.partial_rotary and self.kind not in PAIRED_ROTARY
-
-    @property
-    def scales_queries(self) -> bool:
-        """True if queries are scaled by position, which makes one more tensor (Ministral 3)."""
-        return self.kind in _SCALED_QUERIES
 
     @property
     def norms_after(self) -> bool:

@@ -295,6 +295,10 @@ def _layer(shape: ModelShape, recipe: Recipe, run: Run) -> Layer:
         if shape.fused:  # the step draws dropout's masks again instead of keeping them
             lora = lora.model_copy(update={"dropout": 0.0})
         return layers.plain_layer(shape, lora, run.precision, quadratic=dense)
+    if shape.unscaled is not None and padded_tokens(recipe.data.max_tokens) <= shape.unscaled:
+        shape = replace(
+            shape, unscaled=None
+        )  # step/attention/query_scale.py leaves them as they are
     return layers.mean_layer(shape, recipe.lora, run.precision, run.kernel)
 
 

@@ -145,7 +145,7 @@ def _attention_values(shape: ModelShape, kernel: str) -> int:
         keys = 2 * kv if product > q else 0
     if kernel not in ("efficient", "dense"):  # q and k are turned where they are, or were normed
         values = product + keys + (q if renewed else 0)
-        values += q if shape.scales_queries else 0
+        values += q if shape.unscaled is not None else 0
     elif kv == q:
         values = product + q + (keys if shape.norms_values else kv)  # turned q and k
     else:

@@ -30,6 +30,7 @@ from workbench.training.decode.projections import AdapterNames, CannotFuse, find
 from workbench.training.step.attention.choice import AttentionChoice, choose_attention
 from workbench.training.step.attention.implementations import IMPLEMENTATIONS
 from workbench.training.step.attention.interface import as_attention_function
+from workbench.training.step.attention.query_scale import unscaled_queries
 from workbench.training.step.kernels import triton_support
 from workbench.training.step.kernels.gated_linear import gated_linear
 from workbench.training.step.kernels.norm import RmsNorm
@@ -61,6 +62,11 @@ class Pass:
     cu: Tensor | None = None
     """Cumulative lengths of the prompts; None where every token is a lane of its own."""
     max_length: int = 0
+
+    @property
+    def most_positions(self) -> int:
+        """Positions that a token of this pass, or of a replay of its capture, may have."""
+        return self.cache.positions if self.cu is None and self.cache else self.max_length
 
 
 class FastForward:
@@ -127,7 +133,8 @@ class FastForward:
         """Return the last hidden states hidden_TD of the tokens; their keys and values are kept."""
         self._pass = read
         try:
-            with torch.no_grad(), self._attending(), self._without_autocast():
+            unscaled = unscaled_queries(self.parts.decoder, read.most_positions)
+            with torch.no_grad(), self._attending(), self._without_autocast(), unscaled:
                 states: Tensor = self.parts.decoder(
                     input_ids=ids_T[None],
                     position_ids=read.positions_T[None],

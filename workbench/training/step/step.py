@@ -18,6 +18,7 @@ from workbench.errors import Diverged
 from workbench.footprint.micro_steps import bucket_grain, padded_tokens
 from workbench.training.step.assembly import Assembly
 from workbench.training.step.attention.interface import use_attention
+from workbench.training.step.attention.query_scale import unscaled_queries
 from workbench.training.step.graphs import GraphRunner
 from workbench.training.step.kept.layers import adapted_layers, put_layers, same_bases
 from workbench.training.step.kept.patches import Patches
@@ -276,7 +277,8 @@ class Step:
             self._fused.draw.keys_S2 = mask_keys(micro.seed, micro.counter, self._sites)
         cu = micro.cu_lengths.int()
         # Around the backward pass as well: layers that recompute attend in it.
-        with use_attention(parts.config, attention):
+        unscaled = unscaled_queries(parts.decoder, micro.max_length)
+        with use_attention(parts.config, attention), unscaled:
             with self._casting():
                 hidden_TD = parts.decoder(
                     input_ids=micro.ids_1T,
