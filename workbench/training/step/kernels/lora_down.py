@@ -186,10 +186,11 @@ def lora_down(
     # chosen by measuring Llama 8B's shapes (docs/notes/2026-11-26-step.md, 2026-11-27-step.md, and
     # 2026-11-30-step.md).
     block_r = max(16, next_power_of_two(rank))
-    block_t, block_k = (64 if width > 8192 else 32, 128) if block_r <= 32 else (32, 32)
-    programs = 264
+    block_t, block_k, programs = 32, 128 if block_r <= 32 else 32, 264
     if gated and block_r <= 32:
         block_t, programs = 16, 528
+    elif width > 8192 and block_r <= 32 and count < 4:  # four do not fit a 3090's shared memory
+        block_t = 64
     blocks = ceil_div(tokens, block_t)
     parts = max(1, min(ceil_div(programs, blocks), ceil_div(width, 4 * block_k)))
     # A stretch is of whole blocks, so fewer parts than planned may cover the width.
