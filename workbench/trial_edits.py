@@ -18,6 +18,7 @@ from workbench.adapters.evaluation_recipe import evaluation_recipe
 from workbench.errors import UsageError
 from workbench.recipe import Recipe, apply_settings, read_recipe, settings_of, to_yaml
 from workbench.store.rows import Experiment, TrialRow
+from workbench.store.score_trials import check_it_trains
 
 
 def recipe_for_trial(experiment: Experiment, settings: Mapping[str, object]) -> Recipe:
@@ -25,6 +26,12 @@ def recipe_for_trial(experiment: Experiment, settings: Mapping[str, object]) -> 
     # Through JSON, because the stored recipe is plain JSON and the schema is strict about types.
     whole = Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
     return apply_settings(whole, settings)
+
+
+def tuned_recipe(experiment: Experiment, trial: TrialRow) -> Recipe:
+    """Return the recipe of a trial that trains; UsageError for one that only scores or chats."""
+    check_it_trains(trial)
+    return recipe_for_trial(experiment, trial.settings)
 
 
 def trial_recipe(experiment: Experiment, trial: TrialRow) -> Recipe:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.adapters.folders import PEFT, write_adapter
 from workbench.adapters.adapter_folder import read_adapter
+from workbench.adapters.evaluation_hints import for_evaluate
 from workbench.adapters.evaluation_recipe import ALL_ROWS, evaluation_recipe, folder_recipe
 from workbench.errors import UsageError
 from workbench.recipe import find_recipe, load_recipe, to_yaml
@@ -40,6 +41,38 @@ def test_settings_of_training_are_refused() -> None:
     source = load_recipe(find_recipe("demo"))
     with pytest.raises(UsageError, match=r"lora\.rank cannot be changed for an evaluation"):
         evaluation_recipe(source, ROWS, name="a", settings={"lora.rank": 4})
+
+
+@pytest.mark.parametrize(
+    ("key", "rows", "hint"),
+    [("eval", None, "--data"), ("train", None, "--data"), ("eval_rows", 3, "--rows")],
+)
+def test_what_an_option_says_is_no_setting_as_well(key: str, rows: int | None, hint: str) -> None:
+    source = load_recipe(find_recipe("demo"))
+    setting = {f"data.{key}": 7 if key == "eval_rows" else "/other.jsonl"}
+    with pytest.raises(UsageError, match=rf"data\.{key} cannot be set") as refused:
+        evaluation_recipe(source, ROWS, name="a", rows=rows, settings=setting)
+    assert hint in refused.value.hint
+    if rows:
+        assert evaluation_recipe(source, ROWS, name="a", settings=setting).data.eval_rows == 7
+
+
+@pytest.mark.parametrize(
+    ("hint", "said"),
+    [
+        ("write data.columns: {question: prompt, a: b}", "--columns question=prompt,a=b"),
+        ("did you mean x? Map it: data.columns: {x: text}", "did you mean x? --columns x=text"),
+        ("name the shape's columns in data.columns, e.g. {a: b}", "by --columns, e.g. {a: b}"),
+        ("the file is empty; check data.train and data.eval", "check the file that --data names"),
+        (
+            "set evaluate.answer_pattern: '#### (.+)', or take it out",
+            "--answer-pattern '#### (.+)', or -s evaluate.answer_pattern=null",
+        ),
+        ('write data.columns: {" q ": prompt}', 'write data.columns: {" q ": prompt}'),
+    ],
+)
+def test_hints_name_the_options_of_the_command(hint: str, said: str) -> None:
+    assert said in for_evaluate(hint)
 
 
 def test_a_board_by_a_sweeps_objective_keeps_its_score_without_the_sweep() -> None:

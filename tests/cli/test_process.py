@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters.folders import PEFT, write_adapter
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from tests.support.tick_contexts import Bench, recipe
@@ -221,3 +222,11 @@ def test_the_script_works_in_the_shell_itself(
         timeout=60,
     )
     assert "--watch" in said.stdout, said.stderr
+
+
+def test_a_child_refuses_a_weight_below_0_by_its_name(home: Home, tmp_path: Path) -> None:
+    folders = [str(write_adapter(tmp_path / name, PEFT)) for name in ("a", "b")]
+    said = _run("soup", *folders, "-o", str(tmp_path / "out"), "--weights", "-1,2")
+    assert said.returncode == 2
+    assert "-1.0, 2.0 are no weights" in said.stderr
+    assert "none below 0" in said.stderr

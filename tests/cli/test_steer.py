@@ -15,6 +15,7 @@ from workbench.home import Home
 from workbench.machine.locks import lock_holder
 from workbench.service import Service
 from workbench.store.requests import scan_requests
+from workbench.trial import Kind
 
 LONG = str(10**9)
 SWEEP = "{parameters: {lora.rank: [4, 8]}}"
@@ -58,6 +59,16 @@ def test_a_clone_says_what_it_is_and_when_it_starts(ended: Workbench) -> None:
     assert said.code == 0
     assert said.out.startswith("trial 3 is trial 2 again, with train.learning_rate=0.3")
     assert "starts as soon as" in said.out or "waits for its turn" in said.out
+
+
+def test_a_trial_that_only_scores_is_not_cloned(ended: Workbench, tmp_path: Path) -> None:
+    rows = tmp_path / "held.jsonl"
+    rows.write_text('{"prompt": "1+2", "completion": "#### 3"}\n')
+    assert ended("evaluate", "2", "--data", str(rows), "--watch").code == 0
+    kinds = {trial.kind: trial.id for trial in Service().snapshot().trials}
+    said = ended("clone", str(kinds[Kind.SCORE]))
+    assert said.code == 2
+    assert f"trial {kinds[Kind.SCORE]} scores an adapter: there is nothing to train" in said.err
 
 
 def test_a_clone_of_another_kind_is_an_experiment_to_follow(ended: Workbench) -> None:

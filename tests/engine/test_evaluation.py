@@ -86,6 +86,22 @@ def test_adapters_and_their_base_are_scored_in_an_experiment_of_their_own(
     assert given.recipe["data"]["eval"] == "/other.jsonl"
 
 
+def test_no_trial_that_trains_joins_an_evaluation(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    finish(bench, bench.submit(recipe(sweep=SWEEP)))
+    id = evaluate(bench, 4)
+    finish(bench, id)
+    for verb, more in (
+        ("add", {"settings": {"train.learning_rate": 1e-4}}),
+        ("add", {"trials": 1}),
+        ("finals", {}),
+    ):
+        answer = ask(bench, verb, experiment=id, **more)
+        assert not answer.ok
+        assert "is an evaluation: it trains nothing" in answer.text
+    assert {t.kind for t in bench.store.trials(id)} == {Kind.SCORE, Kind.BASE}
+
+
 def beside(bench: Bench, trial: int) -> list[Path]:
     """Return the folders of the trials that are answered beside the newest attempt of that one."""
     given = bench.context.assignment(bench.store.attempts(trial)[-1].id)

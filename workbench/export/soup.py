@@ -94,11 +94,11 @@ def average_adapters(
 def _shares(folders: Sequence[Path], weights: Sequence[float]) -> list[float]:
     if len(folders) < 2:
         raise UsageError("an average needs two adapters or more", hint="name another adapter")
-    if len(weights) != len(folders) or not sum(weights) > 0 or min(weights) < 0:
-        raise UsageError(
-            f"{len(weights)} weights were given for {len(folders)} adapters",
-            hint="give one weight for each, none below 0: --weights 2,1",
-        )
+    hint = "give one weight for each, none below 0 and not all 0: --weights 2,1"
+    if len(weights) != len(folders):
+        raise UsageError(f"there are {len(weights)} weights for {len(folders)} adapters", hint=hint)
+    if not sum(weights) > 0 or min(weights) < 0:
+        raise UsageError(f"{', '.join(map(str, weights))} are no weights", hint=hint)
     return [weight / sum(weights) for weight in weights]
 
 

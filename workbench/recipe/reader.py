@@ -91,9 +91,10 @@ def apply_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
     for key, value in settings.items():
         data = with_value(data, keys.split_key(key), value)
     # Unknown keys would repeat themselves as pydantic errors, so they end here.
-    wrong = wrong or [what for _, what in recipe_problems(data)]
     if wrong:
         raise RecipeError("\n".join(wrong), hint="settings are dotted recipe keys: lora.rank")
+    if refused := [what for _, what in recipe_problems(data)]:
+        raise RecipeError("\n".join(refused), hint="correct the settings named and try again")
     return Recipe.model_validate(data)
 
 

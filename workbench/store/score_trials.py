@@ -7,8 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.adapters.subjects import is_test, scored_adapter
+from workbench.adapters.subjects import SUBJECTS, is_test, scored_adapter
+from workbench.errors import UsageError
 from workbench.store.reader import Reader
+from workbench.store.rows import TrialRow
+from workbench.text import safe_line
+from workbench.trial import Kind
+
+_UNTRAINED = {
+    Kind.BASE: "scores the untouched base",
+    Kind.SCORE: "scores an adapter",
+    Kind.CHAT: "is a chat",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +30,24 @@ class SavedAdapter:
     """Of its weights."""
     step: int
     """Optimizer steps after which the weights were saved."""
+
+
+def check_it_trains(trial: TrialRow) -> None:
+    """Raise UsageError for a trial that trains no adapter."""
+    if trial.kind in _UNTRAINED:
+        raise UsageError(
+            f"trial {trial.id} {_UNTRAINED[trial.kind]}: there is nothing to train in it",
+            hint="choose a trial that trains an adapter; see `workbench ls`",
+        )
+
+
+def check_it_is_no_evaluation(folder: Path, name: str) -> None:
+    """Raise UsageError where the experiment in that folder only scores adapters."""
+    if (folder / SUBJECTS).exists():
+        raise UsageError(
+            f"experiment {safe_line(name)} is an evaluation: it trains nothing",
+            hint="`workbench evaluate` scores other adapters, in an experiment of its own",
+        )
 
 
 def saved_adapter(reader: Reader, trial: int) -> SavedAdapter | None:

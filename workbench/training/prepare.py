@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from workbench import fault_points
+from workbench.adapters.evaluation_hints import for_evaluate
 from workbench.adapters.subjects import SUBJECTS, Subjects, read_subjects
 from workbench.errors import ModelError, RecipeError, WorkbenchError
 from workbench.footprint.model.config import refuse_untrainable
@@ -66,10 +67,13 @@ def prepare_experiment(
     Takes seconds for small data, about a millisecond a row and process for much. Raises DataError,
     ModelError or RecipeError for what it refuses, after writing error and hint to `prepared.json`.
     """
+    subjects = None
     try:
         subjects = _subjects(folder)
         result = _prepare(_recipe(folder / RECIPE), cache, progress, subjects, weights=weights)
     except WorkbenchError as refused:
+        if subjects is not None:
+            refused.hint = for_evaluate(refused.hint)
         error = {"error": refused.what, "hint": refused.hint, "exit_code": refused.exit_code}
         _write(folder / RESULT, {"ok": False, **error})
         raise

@@ -347,3 +347,14 @@ def test_a_note_is_gone_when_its_hint_is_followed(
     assert any(note in one for one in before), before
     general = [one for one in after if "(first:" in one]
     assert not general
+
+
+def test_a_mapped_column_that_no_row_has_is_refused(check: Check) -> None:
+    rows = [{"prompt": f"{i}?", "completion": f"{i}"} for i in range(12)]
+    mapping = {"persona": "system", "functions": "tools"}
+    assert refusal(check, rows, columns=mapping) == (
+        "data.columns names functions, persona, which no row of train.jsonl has | "
+        "its columns are completion, prompt; take out what is not there"
+    )
+    rows[7]["persona"] = "Be brief."
+    assert check(rows, columns={"persona": "system"}).train_rows

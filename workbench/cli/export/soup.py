@@ -79,7 +79,7 @@ def _average(
 ) -> dict[str, Any]:
     """Write the average by a child; return its report. Ends the command where it is refused."""
     folders = [str(adapter_of(str(word))) for word in sources]
-    more = [] if weights is None else ["--weights", weights]
+    more = [] if weights is None else [f"--weights={weights}"]  # which may begin with a minus
     more += [] if rank is None else ["--rank", str(rank)]
     ended = ask_child(python_command(MODULE, str(target), *folders, *more))
     if ended.code:

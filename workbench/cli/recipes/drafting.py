@@ -42,7 +42,7 @@ from workbench.recipe import (
     trial_count,
 )
 from workbench.service import Service
-from workbench.trial_edits import recipe_for_trial
+from workbench.trial_edits import tuned_recipe
 
 Question = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -148,7 +148,7 @@ def _warm(named: list[str]) -> dict[str, int | None]:
 def _trial_recipe(service: Service, trial: int) -> tuple[Recipe, str]:
     """Return a trial's recipe, and settings that follow its hint where it failed."""
     detail = service.trial(trial)
-    recipe = recipe_for_trial(detail.experiment, detail.trial.settings)
+    recipe = tuned_recipe(detail.experiment, detail.trial)
     return recipe, hinted_settings(detail.trial.hint, settings_of(recipe))
 
 

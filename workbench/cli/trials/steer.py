@@ -44,11 +44,11 @@ def clone_command(
     as_data: Json = False,
 ) -> None:
     """Run a trial again with other settings, as a new one."""
-    from workbench.trial_edits import changed_settings, recipe_for_trial
+    from workbench.trial_edits import changed_settings, tuned_recipe
 
     service = Service()
     found = service.trial(trial)
-    recipe = recipe_for_trial(found.experiment, found.trial.settings)
+    recipe = tuned_recipe(found.experiment, found.trial)
     edits = changed_settings(recipe, settings or [])
     if edit:
         edits = _edited(trial, recipe, settings or [])

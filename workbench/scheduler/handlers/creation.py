@@ -28,6 +28,7 @@ from workbench.scheduler.plans.planning import (
 )
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment, RequestAnswer, card_of
+from workbench.store.score_trials import check_it_is_no_evaluation
 from workbench.text import safe_line
 from workbench.trial import Kind
 
@@ -147,6 +148,7 @@ def add_trials(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
             f"experiment {name} is {experiment.state}: it has no trials to add to",
             hint="wait until it is ready" if experiment.state == "preparing" else experiment.hint,
         )
+    check_it_is_no_evaluation(context.home.experiment(experiment.id), experiment.name)
     if args.get("trials") is not None:
         return _more_of_sweep(
             context, experiment, whole_number(args["trials"], 1, search.MAX_TRIALS, "how many more")

@@ -14,6 +14,7 @@ from workbench.scheduler.tick_context import TickContext
 from workbench.store.queries import sweep_progress
 from workbench.store.queries.sweep_progress import FinalsRequest
 from workbench.store.rows import Experiment, RequestAnswer
+from workbench.store.score_trials import check_it_is_no_evaluation
 from workbench.text import safe_line
 
 
@@ -23,6 +24,7 @@ def run_finals(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     name = safe_line(experiment.name)
     if experiment.state == "refused":
         raise UsageError(f"experiment {name} was refused: it has no trials", hint=experiment.hint)
+    check_it_is_no_evaluation(context.home.experiment(experiment.id), experiment.name)
     finals = _wanted(experiment, args)
     preparing = experiment.state == "preparing" or experiment.searching
     if preparing or sweep_progress.has_unfinished(context.store, experiment.id):

@@ -13,6 +13,7 @@ from workbench.scheduler.plans.remembered_plans import remembered_plan
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.queries.fair_share import queue_place
 from workbench.store.rows import AttemptRow, CardRow, RequestAnswer, TrialRow, card_of
+from workbench.store.score_trials import check_it_trains
 from workbench.text import safe_line
 from workbench.trial import DesiredState, Kind, State, outcome_word
 
@@ -34,12 +35,7 @@ def unended_trial(context: TickContext, args: dict[str, Any]) -> TrialRow:
 def tuned_trial(context: TickContext, trial: object) -> TrialRow:
     """Return the trial with that id; UsageError where it does not train an adapter."""
     found = context.store.trial(int(trial))  # type: ignore[call-overload]
-    if found.kind is not Kind.TUNE:
-        what = "the untouched base" if found.kind is Kind.BASE else "an adapter"
-        raise UsageError(
-            f"trial {found.id} scores {what}: there is nothing to train in it",
-            hint="choose a trial that trains an adapter; see `workbench ls`",
-        )
+    check_it_trains(found)
     return found
 
 

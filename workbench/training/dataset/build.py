@@ -190,6 +190,10 @@ class _Split:
                     part.count(kept, times)
         if self._draws:
             self._held.check(trained)
+        for part in self._parts:
+            if part.distinct_rows:
+                source = part.source
+                part.parser.check_mapping(source.path.name if source.path else source.name)
         progress("tokenising train rows", self.train_rows, self.train_rows)
         if self._draws:
             kept_rows = writers["eval"].stats.kept

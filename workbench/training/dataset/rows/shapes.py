@@ -310,7 +310,7 @@ def _check_mapping(data: Data, row: DataRow) -> None:
                 f"data.columns names {safe_line(old, 60)}, which {row.place} does not have",
                 hint=f"did you mean {safe_line(near[0], 60)}?"
                 if near
-                else f"its columns are {_names(row.values)}",
+                else f"its columns are {_names(row.values)}; name those in data.columns",
             )
     if len(set(data.columns.values())) < len(data.columns):
         raise DataError(
