@@ -247,3 +247,109 @@ def test_losses_and_shares_of_trl_are_read(tmp_path: Path) -> None:
     assert set(other.left) == {"loss_type"}
     with pytest.raises(RecipeError, match="preference"):
         import_recipe(written(tmp_path, text.replace("nll", "sigmoid")))
+
+
+TRL = "model_name_or_path: m\nuse_peft: true\nassistant_only_loss: true\ndataset_name: acme/one\n"
+LLAMA_FACTORY = "model_name_or_path: m\nfinetuning_type: lora\ndataset: [acme/one]\n"
+AXOLOTL = "base_model: m\nadapter: lora\ndatasets: [{path: acme/one}]\n"
+HAS_STRATEGY = pytest.mark.parametrize("theirs", [TRL, LLAMA_FACTORY])
+STEPS = "eval_strategy: steps\neval_steps: 50\n"
+
+
+@pytest.mark.parametrize("theirs", [TRL, LLAMA_FACTORY, AXOLOTL])
+def test_the_best_model_at_the_end_becomes_the_best_weights(theirs: str, tmp_path: Path) -> None:
+    curve = "eval_steps: 50\n" if theirs == AXOLOTL else STEPS
+    text = f"{theirs}{curve}load_best_model_at_end: true\n"
+    for metric in ("", "metric_for_best_model: loss\n", "metric_for_best_model: eval_loss\n"):
+        file = written(tmp_path, f"{text}{metric}greater_is_better: false\n")
+        found = import_recipe(file)
+        assert (found.recipe.train.keep, found.recipe.evaluate.every) == ("best", 50)
+        assert not {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"} & set(
+            found.left
+        )
+        assert load_recipe(written(tmp_path, found.to_yaml(), "ours.yaml")) == found.recipe
+
+
+@pytest.mark.parametrize("theirs", [TRL, LLAMA_FACTORY, AXOLOTL])
+def test_without_the_best_model_the_last_weights_are_kept(theirs: str, tmp_path: Path) -> None:
+    curve = "eval_steps: 50\n" if theirs == AXOLOTL else STEPS
+    found = import_recipe(written(tmp_path, f"{theirs}{curve}load_best_model_at_end: false\n"))
+    assert (found.recipe.train.keep, found.recipe.evaluate.every) == ("last", 50)
+    assert "load_best_model_at_end" not in found.left
+
+
+def test_another_metric_of_the_best_model_is_named(tmp_path: Path) -> None:
+    text = f"{TRL}{STEPS}load_best_model_at_end: true\n"
+    metric = "metric_for_best_model: eval_accuracy\ngreater_is_better: true\n"
+    found = import_recipe(written(tmp_path, text + metric))
+    assert found.recipe.train.keep == "best"
+    assert found.left == {
+        "metric_for_best_model": "eval_accuracy has no counterpart: train.keep: best compares "
+        "held-out losses",
+        "greater_is_better": "true has no counterpart: train.keep: best keeps the lowest "
+        "held-out loss",
+    }
+
+
+def test_the_best_model_without_evaluations_keeps_the_last_weights(tmp_path: Path) -> None:
+    found = import_recipe(written(tmp_path, f"{TRL}load_best_model_at_end: true\n"))
+    assert found.recipe.train.keep == "last"
+    assert "needs evaluate.every" in found.left["load_best_model_at_end"]
+    assert load_recipe(written(tmp_path, found.to_yaml(), "ours.yaml")) == found.recipe
+
+
+@HAS_STRATEGY
+@pytest.mark.parametrize("key", ["eval_strategy", "evaluation_strategy"])
+@pytest.mark.parametrize("steps", ["", "eval_steps: 50\n"])
+def test_an_evaluation_at_each_epoch_is_named(
+    theirs: str, key: str, steps: str, tmp_path: Path
+) -> None:
+    found = import_recipe(written(tmp_path, f"{theirs}{steps}{key}: epoch\n"))
+    assert found.recipe.evaluate.every is None
+    assert found.left[key] == (
+        "epoch has no counterpart: write evaluate.every as a number of optimizer steps"
+    )
+    assert ("eval_steps" in found.left) == bool(steps)
+
+
+@HAS_STRATEGY
+@pytest.mark.parametrize("key", ["eval_strategy", "evaluation_strategy"])
+def test_both_names_of_the_strategy_are_read(theirs: str, key: str, tmp_path: Path) -> None:
+    for strategy, every in (("steps", 50), ("'no'", None), ("false", None), ("", None)):
+        text = f"{theirs}eval_steps: 50\n{key}: {strategy}\n"
+        found = import_recipe(written(tmp_path, text))
+        assert found.recipe.evaluate.every == every
+        assert key not in found.left
+    bare = import_recipe(written(tmp_path, f"{theirs}{key}: steps\n"))
+    assert "write evaluate.every" in bare.left[key]
+
+
+def test_axolotl_names_an_evaluation_at_each_epoch(tmp_path: Path) -> None:
+    found = import_recipe(written(tmp_path, f"{AXOLOTL}eval_strategy: epoch\n"))
+    assert found.left == {"eval_strategy": "has no counterpart"}
+
+
+def test_settings_of_one_data_set_say_what_a_mixture_takes(tmp_path: Path) -> None:
+    mixture = "datasets: [{path: acme/one}, {path: acme/two}]\n"
+    one = "dataset_test_split: test\ndataset_train_split: sft\ndataset_config: main\n"
+    left = import_recipe(written(tmp_path, TRL + mixture + one)).left
+    assert left == {
+        "data.split": "sft is of one data set: give each source of data.train its split",
+        "data.config": "main is of one data set: give each source of data.train its config",
+        "data.eval_split": "test is of one data set: name the held-out rows by data.eval, and "
+        "their split by data.eval_split; without data.eval, data.eval_rows rows are held out of "
+        "data.train",
+    }
+    several = "model_name_or_path: m\nfinetuning_type: lora\ndataset: one,two\nmax_samples: 9\n"
+    left = import_recipe(written(tmp_path, several)).left
+    assert "give each source of data.train its rows" in left["data.max_rows"]
+
+
+def test_what_a_mixture_is_said_to_take_is_taken(tmp_path: Path) -> None:
+    source = "{path: acme/one, split: sft, config: main, revision: a1, rows: 9}"
+    text = (
+        f"name: x\nmodel: {{name: acme/m}}\ndata:\n  train: [{source}, acme/two]\n"
+        "  eval: acme/one\n  eval_split: test\n"
+    )
+    recipe = load_recipe(written(tmp_path, text))
+    assert recipe.data.eval_split == "test"

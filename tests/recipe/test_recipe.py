@@ -20,6 +20,8 @@ from workbench.recipe import (
     settings_of,
     to_yaml,
 )
+from workbench.recipe.keys import setting_fields
+from workbench.recipe.space import repeated_values
 from workbench.text import safe_line
 
 SMALL = """\
@@ -282,6 +284,63 @@ class TestSweep:
         [line] = self.lines("    lora.rank: []\n")
         assert line.endswith("lora.rank has no values to try")
 
+    @pytest.mark.parametrize("method", ["grid", "random", "tpe"])
+    def test_a_value_that_stands_twice_is_refused(self, method: str) -> None:
+        assert self.lines("    lora.rank: [4, 8, 4, 4]\n", method) == [
+            "recipe.yaml:10: lora.rank has 4 twice, which trains equal trials; take it out, or "
+            "repeat trials with other seeds: list values of train.seed, or set sweep.finals"
+        ]
+
+    def test_a_value_that_stands_twice_is_refused_at_its_line(self) -> None:
+        [line] = self.lines("    lora.rank:\n    - 4\n    - 8\n    - 4\n")
+        assert line.startswith("recipe.yaml:13: lora.rank has 4 twice")
+
+    @pytest.mark.parametrize(
+        ("key", "values"),
+        [
+            ("train.learning_rate", "[1e-4, 0.0001]"),
+            ("train.learning_rate", "[1, 1.0]"),
+            ("lora.dropout", "[0.0, -0.0]"),
+            ("train.max_steps", "[null, 9, ~]"),
+            ("lora.rslora", "[true, True]"),
+            ("data.system", "[4, '4']"),
+            ("lora.targets", "[[q_proj], [k_proj], [q_proj]]"),
+            ("data.columns", "[{a: prompt, b: completion}, {b: completion, a: prompt}]"),
+            ("train.seed", "[1, 1]"),
+        ],
+    )
+    def test_values_are_equal_as_their_setting_takes_them(self, key: str, values: str) -> None:
+        [line] = self.lines(f"    {key}: {values}\n")
+        assert f"{key} has " in line
+        assert "twice" in line
+
+    def test_a_value_of_a_condition_stands_once_too(self) -> None:
+        condition = "when: {lora.rslora: true}"
+        [line] = self.lines(
+            f"    lora.rslora: [true, false]\n    lora.rank: {{values: [4, 4], {condition}}}\n"
+        )
+        assert line.startswith("recipe.yaml:11: lora.rank has 4 twice")
+
+    def test_a_value_that_stands_twice_in_an_override_is_refused(self) -> None:
+        with pytest.raises(RecipeError, match="has 4 twice") as refused:
+            read_recipe(SMALL, folder=Path(), overrides=["sweep.parameters.lora.rank=[4, 4]"])
+        assert str(refused.value).startswith("-s sweep.parameters.lora.rank=")
+
+    def test_values_of_another_kind_are_only_refused_as_values(self) -> None:
+        lines = self.lines("    lora.rslora: [true, 1]\n    lora.rank: [4, '4', 4.0]\n")
+        assert not [line for line in lines if "twice" in line]
+        assert all("as a value to try" in line for line in lines)
+
+    def test_a_secret_that_stands_twice_is_not_shown(self) -> None:
+        secret = "hf_" + "aB3dE5gH7jK9" * 3
+        lines = self.lines(f"    data.system: [{secret}, {secret}]\n")
+        assert lines
+        assert all("looks like a secret" in line and secret not in line for line in lines)
+
+    def test_every_setting_knows_equal_values(self) -> None:
+        for key in setting_fields():
+            assert repeated_values(key, dict(enumerate([None, object(), "a", 1, 1.5]))) == []
+
 
 class TestKeep:
     def test_the_best_weights_are_kept_where_there_is_a_curve(self) -> None:
@@ -396,7 +455,7 @@ WORDS = st.text(string.printable + "äß→😀\u2028'\"#:", min_size=1, max_siz
     system=WORDS.map(lambda word: word.translate({11: " ", 12: " ", 13: " "})),
     rate=st.floats(1e-9, 10),
     targets=st.lists(st.sampled_from(["q_proj", "1e-4", "no", "null", "010", "- a"]), min_size=1),
-    swept=st.lists(st.floats(1e-9, 10), min_size=1, max_size=4),
+    swept=st.lists(st.floats(1e-9, 10), min_size=1, max_size=4, unique=True),
 )
 def test_a_dumped_recipe_reads_back_as_it_was(
     name: str, system: str, rate: float, targets: list[str], swept: list[float]

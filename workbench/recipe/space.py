@@ -7,11 +7,16 @@ trial without that parameter has the recipe's own value.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import cache
+from typing import Annotated, Any
 
-from workbench.recipe.schema import Choice, Parameter, Range, Sweep
+from pydantic import TypeAdapter, ValidationError
+
+from workbench.recipe import keys
+from workbench.recipe.schema import Choice, Parameter, Range, Section, Sweep
 
 MAX_TRIALS = 10_000
 """Most trials of one experiment. A larger grid is a mistake, and would fill memory first."""
@@ -22,6 +27,38 @@ def values_of(parameter: Parameter) -> list[Any] | None:
     if isinstance(parameter, Range):
         return None
     return parameter.values if isinstance(parameter, Choice) else parameter
+
+
+def repeated_values(key: str, values: Mapping[int, Any]) -> list[int]:
+    """Return the indices of values that equal an earlier one, as the setting `key` takes them.
+
+    `1` and `1.0` are equal for a setting that takes fractions. Values that the setting refuses
+    equal none.
+    """
+    adapter = _adapter_of(key)
+    seen: set[tuple[type, Any]] = set()
+    repeated: list[int] = []
+    for index, value in values.items():
+        try:
+            taken = adapter.validate_python(value)
+        except ValidationError:
+            continue
+        if isinstance(taken, list | dict):
+            plain: Any = json.dumps(adapter.dump_python(taken, mode="json"), sort_keys=True)
+        else:
+            plain = taken
+        if (type(taken), plain) in seen:
+            repeated.append(index)
+        seen.add((type(taken), plain))
+    return repeated
+
+
+@cache
+def _adapter_of(key: str) -> TypeAdapter[Any]:
+    """Return the validator of one setting, as strict as that of its section."""
+    info = keys.setting_fields()[key]
+    kind: Any = Annotated[info.annotation, info]
+    return TypeAdapter(kind, config=Section.model_config)
 
 
 def condition_of(parameter: Parameter) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import math
 from collections.abc import Iterator
 from types import NoneType
@@ -15,7 +16,13 @@ from pydantic_core import ErrorDetails
 from workbench.recipe import keys
 from workbench.recipe.schema import OBJECTIVES, MixedSource, Recipe
 from workbench.recipe.source import KeyPath, YamlSource, dotted_path
-from workbench.recipe.space import condition_of, in_condition_order, meets_condition, values_of
+from workbench.recipe.space import (
+    condition_of,
+    in_condition_order,
+    meets_condition,
+    repeated_values,
+    values_of,
+)
 from workbench.text import safe_line
 from workbench.trial import up_is_better
 
@@ -196,8 +203,25 @@ def _check_sweep(source: YamlSource) -> None:
         else:
             at: KeyPath = (*path, "values") if isinstance(values, dict) else path
             listed = values["values"] if isinstance(values, dict) else values
-            for index, value in enumerate(listed if isinstance(listed, list) else ()):
-                _check_value(source, plain, before, key, value, (*at, index))
+            accepted = {
+                index: value
+                for index, value in enumerate(listed if isinstance(listed, list) else ())
+                if _check_value(source, plain, before, key, value, (*at, index))
+            }
+            for index in repeated_values(key, accepted):
+                what = f"{key} has {_shown_exactly(accepted[index])} twice, {_REPEATED}"
+                source.wrong((*at, index), what)
+
+
+_REPEATED = (
+    "which trains equal trials; take it out, or repeat trials with other seeds: "
+    "list values of train.seed, or set sweep.finals"
+)
+
+
+def _shown_exactly(value: Any) -> str:
+    """Return a value as YAML writes it on one line, shortened."""
+    return safe_line(json.dumps(value, ensure_ascii=False), 60)
 
 
 def _check_conditions(source: YamlSource, recipe: Recipe) -> None:
@@ -319,11 +343,17 @@ def _check_value(
     key: str,
     value: Any,
     path: KeyPath,
-) -> None:
+) -> bool:
+    """Record the mistakes of a value to try at `path`; return True if there are none."""
     at = keys.split_key(key)
-    for place, what in recipe_problems(with_value(plain, at, value)):
-        if place[: len(at)] == at or place not in before:
-            source.wrong(path, f"as a value to try, {what}")
+    problems = [
+        what
+        for place, what in recipe_problems(with_value(plain, at, value))
+        if place[: len(at)] == at or place not in before
+    ]
+    for what in problems:
+        source.wrong(path, f"as a value to try, {what}")
+    return not problems
 
 
 def _check_range(

@@ -55,9 +55,8 @@ def import_recipe(path: Path) -> ImportedRecipe:
     for key, value in found.settings.items():
         data = with_value(data, our_keys.split_key(key), value)
     _locate_data(data, path.absolute().parent)
-    return ImportedRecipe(
-        trainer=found.trainer, recipe=_valid_recipe(data, found, file), left=found.left
-    )
+    recipe = _keep_last_without_curve(_valid_recipe(data, found, file), found)
+    return ImportedRecipe(trainer=found.trainer, recipe=recipe, left=found.left)
 
 
 def _read_keys(path: Path, file: str) -> dict[str, Any]:
@@ -96,12 +95,35 @@ def _leave_what_is_of_one(found: Translation) -> None:
     """Leave settings that belong to a single data set where there are several."""
     if not isinstance(found.settings.get("data.train"), list):
         return
-    names = ["data.split", "data.revision", "data.config", "data.max_rows"]
-    names += [] if "data.eval" in found.settings else ["data.eval_split"]
+    names = [
+        key for key in _OF_ONE if key != "data.eval_split" or "data.eval" not in found.settings
+    ]
     for key in names:
         if (value := found.settings.pop(key, None)) is not None:
-            why = f"{safe_line(value, 60)} is of one data set: give it to each source of data.train"
-            found.left[key] = why
+            found.left[key] = f"{safe_line(value, 60)} is of one data set: {_OF_ONE[key]}"
+
+
+_OF_ONE = {
+    "data.split": "give each source of data.train its split",
+    "data.revision": "give each source of data.train its revision",
+    "data.config": "give each source of data.train its config",
+    "data.max_rows": "give each source of data.train its rows, which it has in an epoch",
+    "data.eval_split": "name the held-out rows by data.eval, and their split by data.eval_split; "
+    "without data.eval, data.eval_rows rows are held out of data.train",
+}
+"""Settings of a single data set, and what takes their place beside a list of several."""
+
+
+def _keep_last_without_curve(recipe: Recipe, found: Translation) -> Recipe:
+    """Return the recipe, with the last weights kept where no evaluations show the best ones."""
+    if recipe.train.keep == "last" or recipe.evaluate.every is not None:
+        return recipe
+    found.left["load_best_model_at_end"] = (
+        "true is train.keep: best, which needs evaluate.every, the optimizer steps between "
+        "evaluations: the last weights are kept"
+    )
+    train = recipe.train.model_copy(update={"keep": "last"})
+    return recipe.model_copy(update={"train": train})
 
 
 def _locate_data(data: dict[str, Any], folder: Path) -> None:

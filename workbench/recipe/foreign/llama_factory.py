@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench.recipe.foreign.translation import (
     ATTENTION,
+    EVAL_STRATEGY,
     TRAINER_RULES,
     NoCounterpart,
     Rule,
@@ -91,9 +92,9 @@ def translate_llama_factory(keys: Mapping[str, Any], folder: Path) -> Translatio
     found = Translation("LLaMA-Factory", settings=dict(DEFAULTS))
     found.take(keys, RULES)
     found.settings.setdefault("lora.alpha", 2 * found.settings["lora.rank"])
-    found.drop_unused_evaluation(keys)
+    found.take_eval_strategy(keys)
     known: dict[str, object] = dict.fromkeys(
-        ("stage", "finetuning_type", "dataset_dir", "eval_strategy", "dataset", "eval_dataset")
+        ("stage", "finetuning_type", "dataset_dir", "dataset", "eval_dataset", *EVAL_STRATEGY)
     )
     information = _read_information(keys, folder)
     for key, setting in (("dataset", "data.train"), ("eval_dataset", "data.eval")):

@@ -107,10 +107,24 @@ class Translation:
                 for one in sources
             ]
 
-    def drop_unused_evaluation(self, keys: Mapping[str, Any]) -> None:
-        """Drop the steps between evaluations where transformers' Trainer would not evaluate."""
-        if keys.get("eval_strategy", "no") in ("no", False):
-            self.settings.pop("evaluate.every", None)
+    def take_eval_strategy(self, keys: Mapping[str, Any]) -> None:
+        """Keep `evaluate.every` only where transformers' Trainer evaluates every `eval_steps`.
+
+        A strategy other than steps or no is kept in `left`, and so are steps without a number.
+        """
+        given = [key for key in EVAL_STRATEGY if keys.get(key) is not None]
+        strategy = keys[given[0]] if given else "no"
+        if strategy == "steps":
+            if "evaluate.every" not in self.settings and not keys.get("eval_steps"):
+                self.leave(given[0], f"steps is without eval_steps: {_WRITE_EVERY}")
+            return
+        self.settings.pop("evaluate.every", None)
+        if strategy in ("no", False):
+            return
+        self.leave(given[0], f"{shown_value(strategy)} has no counterpart: {_WRITE_EVERY}")
+        if keys.get("eval_steps"):
+            why = f"is not used: {given[0]} is {shown_value(strategy)}, not steps"
+            self.leave("eval_steps", why)
 
     def leave(self, key: str, why: str) -> None:
         """Remember that a key has no counterpart."""
@@ -123,6 +137,10 @@ class Translation:
                 continue
             self.leave(key, NEEDLESS.get(key, "has no counterpart"))
 
+
+EVAL_STRATEGY = ("eval_strategy", "evaluation_strategy")
+"""The key of transformers' Trainer that says when it evaluates, and its older name."""
+_WRITE_EVERY = "write evaluate.every as a number of optimizer steps"
 
 _FORMATS = ("json", "csv", "parquet", "text")
 """Names of `datasets` for files of a format, whose names stand in `data_files`."""
@@ -254,6 +272,12 @@ def targets(value: Any) -> Any:
     return value
 
 
+def held_out_loss(value: Any) -> None:
+    """Accept the held-out loss as the metric of the best weights, and refuse others."""
+    if value not in ("loss", "eval_loss"):
+        raise NoCounterpart("has no counterpart: train.keep: best compares held-out losses")
+
+
 RECOMPUTE = switch("auto", "off")
 """Recomputing changes no loss, so that it is left to the plan where a file asks for it."""
 SCHEDULE = one_of("constant", "linear", "cosine", constant_with_warmup="constant")
@@ -272,6 +296,7 @@ PRECISION = one_of("auto", "bf16", "fp16", "fp32", bfloat16="bf16", float16="fp1
 
 NO_EIGHT_BITS = only(False, "bases are loaded in 4 or 16 bits")
 NO_DORA = only(False, "DoRA has no counterpart")
+LOWER_IS_BETTER = only(False, "has no counterpart: train.keep: best keeps the lowest held-out loss")
 
 SHARED_RULES: dict[str, Rule] = {
     "lora_alpha": Rule("lora.alpha", number),
@@ -288,6 +313,9 @@ SHARED_RULES: dict[str, Rule] = {
     "logging_steps": Rule("train.log_every", positive),
     "seed": Rule("train.seed", int),
     "eval_steps": Rule("evaluate.every", positive),
+    "load_best_model_at_end": Rule("train.keep", switch("best", None)),
+    "metric_for_best_model": Rule("train.keep", held_out_loss),
+    "greater_is_better": Rule("train.keep", LOWER_IS_BETTER),
 }
 """Keys that all three trainers call alike."""
 

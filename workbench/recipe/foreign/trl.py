@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.recipe.foreign.translation import (
     ATTENTION,
+    EVAL_STRATEGY,
     NO_EIGHT_BITS,
     PRECISION,
     TRAINER_RULES,
@@ -85,8 +86,8 @@ def translate_trl(keys: Mapping[str, Any]) -> Translation:
     if "data.loss_on" not in found.settings:
         why = "is not true, so that TRL learns chats whole: here loss is on the answers"
         found.leave("assistant_only_loss", f"{why}; data.loss_on: all learns all")
-    found.drop_unused_evaluation(keys)
-    known: dict[str, object] = {**RULES, "eval_strategy": None}
+    found.take_eval_strategy(keys)
+    known: dict[str, object] = {**RULES, **dict.fromkeys(EVAL_STRATEGY)}
     if mixture := keys.get("datasets"):
         found.take_mixture(
             "datasets",
