@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.adapters.evaluation_recipe import evaluation_recipe
+from workbench.adapters.evaluation_recipe import ALL_ROWS, evaluation_recipe
 from workbench.errors import UsageError
 from workbench.recipe import Recipe, apply_settings, read_recipe, settings_of, to_yaml
 from workbench.store.rows import Experiment, TrialRow
@@ -56,7 +56,10 @@ def scoring_recipe(
     `evaluation_recipe`. Raises RecipeError and UsageError for changes that are not accepted.
     """
     # Settings are read against files that are here: the training file may be gone by now.
-    here = apply_settings(source, {"data.train": data, "data.eval": data})
+    # The number of rows is compared with what an evaluation has without one, so that a number that
+    # happens to be the trials' own is a change.
+    usual = {"data.train": data, "data.eval": data, "data.eval_rows": rows or ALL_ROWS}
+    here = apply_settings(source, usual)
     return evaluation_recipe(
         source,
         data,

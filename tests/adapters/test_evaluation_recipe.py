@@ -44,26 +44,15 @@ def test_settings_of_training_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "rows", "hint"),
-    [("eval", None, "--data"), ("train", None, "--data"), ("eval_rows", 3, "--rows")],
-)
-def test_what_an_option_says_is_no_setting_as_well(key: str, rows: int | None, hint: str) -> None:
-    source = load_recipe(find_recipe("demo"))
-    setting = {f"data.{key}": 7 if key == "eval_rows" else "/other.jsonl"}
-    with pytest.raises(UsageError, match=rf"data\.{key} cannot be set") as refused:
-        evaluation_recipe(source, ROWS, name="a", rows=rows, settings=setting)
-    assert hint in refused.value.hint
-    if rows:
-        assert evaluation_recipe(source, ROWS, name="a", settings=setting).data.eval_rows == 7
-
-
-@pytest.mark.parametrize(
     ("hint", "said"),
     [
         ("write data.columns: {question: prompt, a: b}", "--columns question=prompt,a=b"),
         ("did you mean x? Map it: data.columns: {x: text}", "did you mean x? --columns x=text"),
         ("name the shape's columns in data.columns, e.g. {a: b}", "by --columns, e.g. {a: b}"),
-        ("the file is empty; check data.train and data.eval", "check the file that --data names"),
+        ("the file is empty; check data.train and data.eval", "the file is empty; check --data"),
+        ("check the path in data.train and data.eval", "check the path --data"),
+        ('write it as {"type": "text"}, or take it out', "or take it out"),
+        ("write data.columns: {a b: prompt}", "--columns 'a b=prompt'"),
         (
             "set evaluate.answer_pattern: '#### (.+)', or take it out",
             "--answer-pattern '#### (.+)', or -s evaluate.answer_pattern=null",

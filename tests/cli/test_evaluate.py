@@ -9,10 +9,12 @@ import pytest
 from tests.adapters.folders import PEFT, write_adapter
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, finished_home
-from workbench.adapters.evaluation_recipe import find_rows
+from workbench.adapters.evaluation_recipe import ALL_ROWS, find_rows
 from workbench.cli.trials.evaluate import parse_columns
 from workbench.errors import NotThere, UsageError
 from workbench.home import Home
+from workbench.recipe import find_recipe, load_recipe
+from workbench.trial_edits import scoring_recipe
 
 SWEEP = "{parameters: {lora.rank: [4, 8]}}"
 
@@ -92,6 +94,32 @@ def test_what_cannot_be_scored_is_refused_at_once(ended: Workbench, tmp_path: Pa
         told = ended("evaluate", *words, "--data", tmp_path / "other rows.jsonl")
         assert told.code == code, (words, told.err)
         assert says.lower() in told.err.lower(), words
+
+
+@pytest.mark.parametrize(
+    ("option", "setting"),
+    [
+        ((), "data.eval=other.jsonl"),
+        ((), "data.train=other.jsonl"),
+        (("--rows", "3"), "data.eval_rows=7"),
+        (("--columns", "a=prompt,b=completion"), "data.columns={c: prompt}"),
+        (("--answer-pattern", "(.+)"), "evaluate.answer_pattern=(x)"),
+    ],
+)
+def test_an_option_is_no_setting_as_well(
+    ended: Workbench, tmp_path: Path, option: tuple[str, ...], setting: str
+) -> None:
+    rows = str(tmp_path / "other rows.jsonl")
+    told = ended("evaluate", "3", "--data", rows, *option, "-s", setting)
+    assert told.code == 2
+    assert f"{option[0] if option else '--data'} and -s " in told.err
+
+
+def test_a_number_of_rows_counts_though_it_is_the_trials_own() -> None:
+    source = load_recipe(find_recipe("demo"), ["data.eval_rows=7"])
+    for words, rows in (((), ALL_ROWS), (["data.eval_rows=7"], 7), (["data.eval_rows=8"], 8)):
+        assert scoring_recipe(source, "a/b", "name", words=words).data.eval_rows == rows
+    assert scoring_recipe(source, "a/b", "task", rows=16, words=()).data.eval_rows == 16
 
 
 def test_a_folder_on_another_base_is_refused_before_the_engine_is_asked(

@@ -325,8 +325,12 @@ def test_both_names_of_the_strategy_are_read(theirs: str, key: str, tmp_path: Pa
 
 
 def test_axolotl_names_an_evaluation_at_each_epoch(tmp_path: Path) -> None:
-    found = import_recipe(written(tmp_path, f"{AXOLOTL}eval_strategy: epoch\n"))
-    assert found.left == {"eval_strategy": "has no counterpart"}
+    found = import_recipe(written(tmp_path, f"{AXOLOTL}eval_strategy: epoch\neval_steps: 5\n"))
+    assert found.recipe.evaluate.every is None
+    assert "epoch has no counterpart" in found.left["eval_strategy"]
+    assert "is not used" in found.left["eval_steps"]
+    alone = import_recipe(written(tmp_path, f"{AXOLOTL}eval_steps: 5\n"))
+    assert (alone.recipe.evaluate.every, alone.left) == (5, {})
 
 
 def test_settings_of_one_data_set_say_what_a_mixture_takes(tmp_path: Path) -> None:

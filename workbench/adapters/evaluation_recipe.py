@@ -42,13 +42,6 @@ def evaluation_recipe(
             "to the training of an adapter",
             hint="settings of data, evaluate and model can",
         )
-    for key, hint in (
-        ("data.eval", "--data names the rows"),
-        ("data.train", "--data names the rows, and nothing is trained"),
-        *([("data.eval_rows", "--rows says how many")] if rows else []),
-    ):
-        if key in changed:
-            raise UsageError(f"{key} cannot be set for an evaluation", hint=hint)
     none = {f"data.{key}": None for key in _NO_ROWS}
     given: dict[str, object] = {
         "name": safe_line(name, 80),

@@ -358,3 +358,14 @@ def test_a_mapped_column_that_no_row_has_is_refused(check: Check) -> None:
     )
     rows[7]["persona"] = "Be brief."
     assert check(rows, columns={"persona": "system"}).train_rows
+    # Behind max_rows nothing is read, and a column may be in a row there.
+    assert check(rows, columns={"persona": "system"}, max_rows=4).train_rows
+
+
+def test_a_mapped_column_has_to_be_in_a_training_row(
+    check: Check, write_rows: Callable[..., Path]
+) -> None:
+    rows = [{"prompt": f"{i}?", "completion": f"{i}"} for i in range(12)]
+    held = write_rows([{**rows[0], "persona": "Be brief."}], "held.jsonl")
+    said = refusal(check, rows, columns={"persona": "system"}, eval=str(held))
+    assert said.startswith("data.columns names persona, which no row of train.jsonl has")

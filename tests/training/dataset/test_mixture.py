@@ -225,3 +225,13 @@ def test_a_changed_source_is_named(mix: Mix, tmp_path: Path) -> None:
     (tmp_path / "s1.jsonl").write_text('{"text": "other"}\n')
     with pytest.raises(DataError, match=r"the rows changed in .*s1\.jsonl"):
         check_unchanged(data, prepared.sources, tmp_path / "c")
+
+
+def test_sources_share_a_mapping_of_columns_that_one_of_them_has(mix: Mix) -> None:
+    rows = [{"prompt": f"{i}?", "completion": f"{i}"} for i in range(12)]
+    persons = [{**row, "prompt": f"Say {row['prompt']}", "persona": "Be brief."} for row in rows]
+    mapping: dict[str, Any] = {"columns": {"persona": "system"}}
+    assert mix((persons, {}), (rows, {}), **mapping).train_rows
+    assert mix((persons, mapping), (rows, {})).train_rows
+    with pytest.raises(DataError, match=r"names persona, which no row of s1\.jsonl has"):
+        mix((persons, {}), (rows, mapping))

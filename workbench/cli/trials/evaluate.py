@@ -18,6 +18,7 @@ from workbench.cli.trials.board import board_answer, print_board
 from workbench.cli.trials.named_adapters import NamedAdapters, check_folders, find_adapters
 from workbench.errors import RecipeError, UsageError
 from workbench.machine.python_children import python_command
+from workbench.recipe.keys import full_key
 from workbench.service import RequestAnswer, Service
 from workbench.text import safe_line, shell_word
 
@@ -85,7 +86,7 @@ def evaluate_command(
     """
     from workbench.adapters.evaluation_recipe import find_rows
 
-    _check_options(data, task, rows, columns, answer_pattern)
+    _check_options(data, task, rows, columns, answer_pattern, settings)
     service = Service()
     found = find_adapters(service, subjects)
     if task is not None:
@@ -112,6 +113,7 @@ def _check_options(
     rows: int | None,
     columns: str | None,
     answer_pattern: str | None,
+    settings: Sequence[str] | None,
 ) -> None:
     """Raise UsageError unless there are rows of one kind, with options that belong to it."""
     if (data is None) == (task is None):
@@ -125,6 +127,16 @@ def _check_options(
             "--rows, --columns and --answer-pattern go with --data",
             hint="a task says itself which rows it asks, and how they are judged",
         )
+    typed = {full_key(word.partition("=")[0].strip()) for word in settings or ()}
+    for option, value, setting in (
+        ("--data", data, "data.eval"),
+        ("--data", data, "data.train"),
+        ("--rows", rows, "data.eval_rows"),
+        ("--columns", columns, "data.columns"),
+        ("--answer-pattern", answer_pattern, "evaluate.answer_pattern"),
+    ):
+        if value is not None and setting in typed:
+            raise UsageError(f"{option} and -s {setting} both say it", hint=f"leave {setting} out")
 
 
 def _follow(service: Service, answer: RequestAnswer, *, as_data: bool) -> NoReturn:

@@ -41,7 +41,7 @@ def model_positions(config: Mapping[str, Any]) -> int | None:
 def unscaled_positions(config: Mapping[str, Any]) -> int | None:
     """Return the most tokens of a row in which Ministral 3 scales no query; None for others.
 
-    `config` is the text model's. What its RoPE does not say is transformers' default.
+    `config` is the text model's. Where its RoPE does not say, it is what transformers' class has.
     """
     if config.get("model_type") != "ministral3":
         return None

@@ -296,9 +296,8 @@ def _layer(shape: ModelShape, recipe: Recipe, run: Run) -> Layer:
             lora = lora.model_copy(update={"dropout": 0.0})
         return layers.plain_layer(shape, lora, run.precision, quadratic=dense)
     if shape.unscaled is not None and padded_tokens(recipe.data.max_tokens) <= shape.unscaled:
-        shape = replace(
-            shape, unscaled=None
-        )  # step/attention/query_scale.py leaves them as they are
+        # All rows are so short that query_scale.py in step/attention leaves queries as they are.
+        shape = replace(shape, unscaled=None)
     return layers.mean_layer(shape, recipe.lora, run.precision, run.kernel)
 
 

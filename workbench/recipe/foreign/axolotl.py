@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workbench.recipe.foreign.translation import (
+    EVAL_STRATEGY,
     NO_DORA,
     NO_EIGHT_BITS,
     OPTIMIZER,
@@ -86,7 +87,9 @@ def translate_axolotl(keys: Mapping[str, Any]) -> Translation:
     if keys["adapter"] == "qlora":
         found.settings["model.quantization"] = "nf4"
     found.take(keys, RULES)
-    known: dict[str, object] = {**RULES, "adapter": None}
+    if any(keys.get(key) is not None for key in EVAL_STRATEGY):  # else eval_steps alone is enough
+        found.take_eval_strategy(keys)
+    known: dict[str, object] = {**RULES, "adapter": None, **dict.fromkeys(EVAL_STRATEGY)}
     if mixture := keys.get("datasets"):
         found.take_mixture("datasets", mixture, NAMES, SHAPES)
     if held := keys.get("test_datasets"):

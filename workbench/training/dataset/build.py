@@ -17,7 +17,12 @@ from workbench.training.dataset.arrow_writer import BATCH_ROWS, EVAL, TRAIN, Arr
 from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.files.sources import DataSource
 from workbench.training.dataset.first_pass import Progress, reread_rows, survey_rows
-from workbench.training.dataset.mixture import TrainPart, row_counts, train_parts
+from workbench.training.dataset.mixture import (
+    TrainPart,
+    check_mapped_columns,
+    row_counts,
+    train_parts,
+)
 from workbench.training.dataset.packing import pack_file
 from workbench.training.dataset.row_parser import RowParser
 from workbench.training.dataset.split import HeldOut
@@ -154,6 +159,8 @@ class _Split:
         """True if there are test rows."""
         for part in parts:
             part.read_rows = self._survey(part, progress)
+        if data.max_rows is None:  # else a column may be in a row that is not read
+            check_mapped_columns(parts)
         self.train_rows = sum(part.read_rows for part in parts)
         """Rows of all sources of training rows."""
         self._held.all_seen()
@@ -174,7 +181,7 @@ class _Split:
         checks = part.checks(self._held.see) if self._draws else _parsed(part.parser)
         if self._draws and limit is not None:  # rows that are not used need not be right
             checks, limit = [checks[0], _Once(part.parser.parse)], None
-        return survey_rows(part.source, "training", progress, limit, checks)
+        return survey_rows(part.source, "training", progress, limit, [*checks, part.note_columns])
 
     def write_train(self, writers: dict[str, ArrowWriter], progress: Progress) -> None:
         """Read the training sources again, tokenise their rows and write each to its part."""
@@ -190,10 +197,6 @@ class _Split:
                     part.count(kept, times)
         if self._draws:
             self._held.check(trained)
-        for part in self._parts:
-            if part.distinct_rows:
-                source = part.source
-                part.parser.check_mapping(source.path.name if source.path else source.name)
         progress("tokenising train rows", self.train_rows, self.train_rows)
         if self._draws:
             kept_rows = writers["eval"].stats.kept

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import DataError
@@ -71,6 +71,9 @@ class TrainPart:
         # Copies in sources with another system message of the recipe are copies.
         self._said = data.model_copy(update={"system": None})
         self.parser = RowParser(data, templates=templates, most_tokens=most_tokens)
+        self.columns = data.columns
+        self.names: set[str] = set()
+        """Columns that the rows had so far."""
         self.read_rows = 0
         self.train_rows = 0
         """Rows that are written for training, each counted as often as an epoch has it."""
@@ -102,6 +105,10 @@ class TrainPart:
         # The key of a mixture's row needs its shape, which parsing decides.
         return [keyed, self.parser.parse] if self.taken is None else [self.parser.parse, keyed]
 
+    def note_columns(self, row: DataRow) -> None:
+        """Remember the row's columns."""
+        self.names.update(row.values)
+
     def count(self, kept: KeptRow, times: int) -> None:
         """Count a row that was written `times` times."""
         self.distinct_rows += 1
@@ -129,6 +136,31 @@ class TrainPart:
             "tokens": self.tokens,
             "target_tokens": self.target_tokens,
         }
+
+
+def check_mapped_columns(parts: Sequence[TrainPart]) -> None:
+    """Raise DataError where no row has a column that is mapped, once all rows were read.
+
+    A row alone may lack one that only some rows of its shape have, such as tools; and a source may,
+    where the mapping is that of all sources.
+    """
+    own = [part for part in parts if part.taken is not None and part.taken.columns is not None]
+    shared = [part for part in parts if part not in own]
+    for together in (*([part] for part in own), shared):
+        names = {name for part in together for name in part.names}
+        missing = {name for part in together for name in part.columns} - names
+        if missing:
+            files = ", ".join(_shown_source(part.source) for part in together)
+            raise DataError(
+                f"data.columns names {safe_line(', '.join(sorted(missing)), 120)}, which no row of "
+                f"{safe_line(files, 200)} has",
+                hint=f"its columns are {safe_line(', '.join(sorted(names)), 200)}; take out what "
+                "is not there",
+            )
+
+
+def _shown_source(source: DataSource) -> str:
+    return source.path.name if source.path else source.name
 
 
 def train_parts(

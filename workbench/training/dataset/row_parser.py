@@ -34,17 +34,11 @@ class RowParser:
         self.shape = ""
         self.loss_on = ""
         self.reasoning = data.reasoning
-        self._unseen = set(data.columns)
-        """Mapped columns that no row had so far."""
-        self._names: set[str] = set()
 
     def parse(self, row: DataRow) -> Example:
         """Return what the row says; raise DataError, naming its place, where it does not fit."""
         if not self.shape:
             self._decide_shape(row)
-        if self._unseen:
-            self._names.update(str(name) for name in row.values)
-            self._unseen -= self._names
         return example_of(self._data, self.shape, row, templated=self._templated)
 
     def _decide_shape(self, row: DataRow) -> None:
@@ -72,20 +66,6 @@ class RowParser:
     def check_columns(self, row: DataRow) -> None:
         """Raise DataError unless the row has the mapped columns; a separate eval file may not."""
         find_shape(self._data, row)
-
-    def check_mapping(self, source: str) -> None:
-        """Raise DataError where a mapped column was in no row; `source` is the rows' name.
-
-        A row alone may lack one that only some rows of its shape have, such as tools.
-        """
-        if not self._unseen:
-            return
-        raise DataError(
-            f"data.columns names {safe_line(', '.join(sorted(self._unseen)), 120)}, which no row "
-            f"of {safe_line(source, 120)} has",
-            hint=f"its columns are {safe_line(', '.join(sorted(self._names)), 200)}; take out what "
-            "is not there",
-        )
 
     def notes(self, renderer: Renderer) -> list[str]:
         """Return the warnings about how the renderer finds the assistant's turns."""
