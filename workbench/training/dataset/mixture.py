@@ -25,6 +25,8 @@ from workbench.training.dataset.tokenizer_pool import MANY_ROWS, TokenizerPool
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_MOST_NAMES = 1_000
+"""Columns to remember: rows may each have names of their own."""
 _SEED = 0
 """Seed of the draws of rows: all trials of an experiment must train on the same ones."""
 
@@ -71,9 +73,10 @@ class TrainPart:
         # Copies in sources with another system message of the recipe are copies.
         self._said = data.model_copy(update={"system": None})
         self.parser = RowParser(data, templates=templates, most_tokens=most_tokens)
-        self.columns = data.columns
+        self.missing = set(data.columns)
+        """Mapped columns that no row had so far."""
         self.names: set[str] = set()
-        """Columns that the rows had so far."""
+        """Columns that rows had while one was missing."""
         self.read_rows = 0
         self.train_rows = 0
         """Rows that are written for training, each counted as often as an epoch has it."""
@@ -106,8 +109,10 @@ class TrainPart:
         return [keyed, self.parser.parse] if self.taken is None else [self.parser.parse, keyed]
 
     def note_columns(self, row: DataRow) -> None:
-        """Remember the row's columns."""
-        self.names.update(row.values)
+        """Remember the row's columns, as long as a mapped one is missing."""
+        if self.missing and len(self.names) < _MOST_NAMES:
+            self.names.update(row.values)
+        self.missing.difference_update(row.values)
 
     def count(self, kept: KeptRow, times: int) -> None:
         """Count a row that was written `times` times."""
@@ -147,9 +152,9 @@ def check_mapped_columns(parts: Sequence[TrainPart]) -> None:
     own = [part for part in parts if part.taken is not None and part.taken.columns is not None]
     shared = [part for part in parts if part not in own]
     for together in (*([part] for part in own), shared):
-        names = {name for part in together for name in part.names}
-        missing = {name for part in together for name in part.columns} - names
+        missing = set.intersection(*(part.missing for part in together)) if together else ()
         if missing:
+            names = {name for part in together for name in part.names}
             files = ", ".join(_shown_source(part.source) for part in together)
             raise DataError(
                 f"data.columns names {safe_line(', '.join(sorted(missing)), 120)}, which no row of "
