@@ -5,7 +5,8 @@
 One line for each group of projections that share an input: microseconds a layer, the sums of the
 kernels' parts included, captured over tensors of 8 layers, medians. As in the step, the input of
 down is made from gate and up while they are read, and going backward those of q, k and v, and of
-gate and up, from the norm's input; dropout is 0.05. `--shape tiny` with TRITON_INTERPRET=1 tries the script on a CPU.
+gate and up, from the norm's input; dropout is 0.05. `--shape tiny` with TRITON_INTERPRET=1 tries
+the script on a CPU.
 """
 
 from __future__ import annotations
