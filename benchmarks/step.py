@@ -1,7 +1,7 @@
 """The training step against TRL and the peer, in one run on one machine.
 
     python benchmarks/step.py --data train.jsonl [--shapes 8b,1b] [--settings guide]
-        [--contestants a,b,c,d,e] [--peer FOLDER] [--repeats 3] [--out FILE]
+        [--contestants a,b,c,d,e] [--peer FOLDER] [--repeats 3] [--dropout 0.05] [--out FILE]
 
 Contestants:
 
@@ -128,7 +128,7 @@ def main() -> int:
         for label in options.settings:
             setting = SETTINGS[label]
             data = rows_of(options.data, setting, base.config.vocab_size)
-            bench = Bench(shape, base, snapshot, data, setting)
+            bench = Bench(shape, base, snapshot, data, setting, dropout=options.dropout)
             for turn in range(options.repeats):
                 for contestant in mine:
                     if turn and contestant.startswith("e-"):
@@ -157,7 +157,7 @@ def measured(
     warm = PERIOD + 3 if contestant[0] != "a" else 3
     steps = (warm, options.timed, options.profiled)
     row: dict[str, Any] = {"contestant": contestant, "shape": bench.shape, "setting": label}
-    row |= {"turn": turn, "dropout": DROPOUT}
+    row |= {"turn": turn, "dropout": bench.dropout}
     try:
         with kept_names(bench.base):
             bench.ops = options.ops and contestant == "e-graphs"  # a replay has no operations
@@ -240,6 +240,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--settings", type=names, default=["guide"])
     parser.add_argument("--contestants", type=names, default=["a", "b", "c", "d", "e"])
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--dropout", type=float, default=DROPOUT, help="0 is the peer's")
     parser.add_argument("--steps", type=int, default=30, help="at least, in a first turn")
     parser.add_argument("--timed", type=int, default=PERIOD)
     parser.add_argument("--profiled", type=int, default=PERIOD)

@@ -206,6 +206,7 @@ class Bench:
     rows: Dataset
     setting: Setting
     ops: bool = False
+    dropout: float = DROPOUT
 
     @property
     def tokens(self) -> list[int]:
@@ -217,7 +218,7 @@ class Bench:
         return get_peft_model(
             self.base,
             LoraConfig(
-                r=16, lora_alpha=16, lora_dropout=DROPOUT, task_type="CAUSAL_LM",
+                r=16, lora_alpha=16, lora_dropout=self.dropout, task_type="CAUSAL_LM",
                 target_modules=all_linear(self.base),
             ),
         )  # fmt: skip
