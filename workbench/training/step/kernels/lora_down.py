@@ -125,10 +125,10 @@ def _lora_down_kernel(
     low1 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     low2 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     low3 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
-    masks = mask_sequence(keys, DROP)
+    begin, stride = mask_sequence(keys, DROP)
     if P > 3:
         # An element's bits serve three masks; the fourth projection has keys of its own.
-        fourth = mask_sequence(keys + 6, DROP)
+        begin3, stride3 = mask_sequence(keys + 6, DROP)
     for start in range(first, tl.minimum(first + k_each, K), BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         in_k = (k < K) & (k < first + k_each)
@@ -142,7 +142,7 @@ def _lora_down_kernel(
             x = gate_product(act, up)
             # These columns belong to this program alone, so the activation is written once.
             tl.store(made_TK + at, x, mask=inside)
-        bits = dropout_bits(at, *masks, DROP)
+        bits = dropout_bits(at, begin, stride, DROP)
         low0 += _down_tile(x, bits, a_PRK, k, in_k, r, R, K, 0, THRESHOLD, DROP)
         if P > 1:
             a1 = a_PRK + R * K
@@ -151,7 +151,7 @@ def _lora_down_kernel(
             a2 = a_PRK + 2 * R * K
             low2 += _down_tile(x, bits, a2, k, in_k, r, R, K, 2, THRESHOLD, DROP)
         if P > 3:
-            bits = dropout_bits(at, *fourth, DROP)
+            bits = dropout_bits(at, begin3, stride3, DROP)
             a3 = a_PRK + 3 * R * K
             low3 += _down_tile(x, bits, a3, k, in_k, r, R, K, 0, THRESHOLD, DROP)
     inside = in_t[:, None] & (r < R)[None, :]
@@ -257,9 +257,9 @@ def _lora_down_backward_kernel(
     da1 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
     da2 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
     da3 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
-    masks = mask_sequence(keys, DROP)
+    begin, stride = mask_sequence(keys, DROP)
     if P > 3:
-        fourth = mask_sequence(keys + 6, DROP)
+        begin3, stride3 = mask_sequence(keys + 6, DROP)
     # The norm's weights of these columns serve all rows of the loop.
     if NORMED:
         w = tl.load(weight_K + k, mask=in_k, other=0.0)[None, :]
@@ -280,7 +280,7 @@ def _lora_down_backward_kernel(
         if NORMED:
             rstd = tl.load(rstd_T + t, mask=in_t, other=0.0)[:, None]
             x = normalized_row(x, rstd, w, GEMMA)
-        bits = dropout_bits(at, *masks, DROP)
+        bits = dropout_bits(at, begin, stride, DROP)
         part, dx = _down_tile_backward(
             x, bits, dlow_PTR, a_PRK, t, in_t, k, in_k, r, R, K, 0,
             SCALE, THRESHOLD, DROP, HAS_DX,
@@ -302,8 +302,8 @@ def _lora_down_backward_kernel(
             dx += more
         if P > 3:
             part, more = _down_tile_backward(
-                x, dropout_bits(at, *fourth, DROP), dlow_PTR + 3 * T * R, a_PRK + 3 * R * K,
-                t, in_t, k, in_k, r, R, K, 0, SCALE, THRESHOLD, DROP, HAS_DX,
+                x, dropout_bits(at, begin3, stride3, DROP), dlow_PTR + 3 * T * R,
+                a_PRK + 3 * R * K, t, in_t, k, in_k, r, R, K, 0, SCALE, THRESHOLD, DROP, HAS_DX,
             )  # fmt: skip
             da3 += part
             dx += more
