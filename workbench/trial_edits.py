@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.adapters.evaluation_recipe import ALL_ROWS, evaluation_recipe
-from workbench.errors import UsageError
+from workbench.errors import RecipeError, UsageError
 from workbench.recipe import Recipe, apply_settings, read_recipe, settings_of, to_yaml
 from workbench.store.rows import Experiment, TrialRow
 from workbench.store.score_trials import check_it_trains
@@ -107,6 +108,18 @@ def run_editor(path: Path, begun: str) -> str:
     return text
 
 
+_LINE = re.compile(r"^unwritten:\d+: ", re.MULTILINE)
+
+
+def _overridden(recipe: Recipe, words: Sequence[str]) -> Recipe:
+    """Return the recipe with changes as `KEY=VALUE`; its mistakes name no line of a file."""
+    try:
+        return read_recipe(to_yaml(recipe), file="unwritten", folder=Path.cwd(), overrides=words)
+    except RecipeError as refused:
+        hint = refused.hint.replace("the lines named", "the settings named")
+        raise RecipeError(_LINE.sub("", refused.what), hint=hint) from refused
+
+
 def changed_settings(
     recipe: Recipe, words: Sequence[str] = (), text: str | None = None, file: str = "recipe.yaml"
 ) -> dict[str, Any]:
@@ -116,8 +129,10 @@ def changed_settings(
     RecipeError with every mistake, and UsageError if the text has a sweep, because a sweep makes
     many trials.
     """
-    written = to_yaml(recipe) if text is None else text
-    new = read_recipe(written, file=file, folder=Path.cwd(), overrides=words)
+    if text is None:
+        new = _overridden(recipe, words)
+    else:
+        new = read_recipe(text, file=file, folder=Path.cwd(), overrides=words)
     if new.sweep is not None:
         raise UsageError(
             "a sweep makes many trials, and this is one",

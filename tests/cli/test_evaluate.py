@@ -11,7 +11,7 @@ from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, finished_home
 from workbench.adapters.evaluation_recipe import ALL_ROWS, find_rows
 from workbench.cli.trials.evaluate import parse_columns
-from workbench.errors import NotThere, UsageError
+from workbench.errors import NotThere, RecipeError, UsageError
 from workbench.home import Home
 from workbench.recipe import find_recipe, load_recipe
 from workbench.trial_edits import scoring_recipe
@@ -113,6 +113,14 @@ def test_an_option_is_no_setting_as_well(
     told = ended("evaluate", "3", "--data", rows, *option, "-s", setting)
     assert told.code == 2
     assert f"{option[0] if option else '--data'} and -s " in told.err
+
+
+def test_a_mistake_of_settings_names_no_line_of_a_file() -> None:
+    source = load_recipe(find_recipe("demo"))
+    with pytest.raises(RecipeError) as refused:
+        scoring_recipe(source, "a/b", "name", words=["evaluate.rank_by=f1"])
+    assert refused.value.what.startswith("evaluate: rank_by: f1 is no score")
+    assert refused.value.hint == "correct the settings named and try again"
 
 
 def test_a_number_of_rows_counts_though_it_is_the_trials_own() -> None:
