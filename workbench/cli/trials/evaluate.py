@@ -18,7 +18,6 @@ from workbench.cli.trials.board import board_answer, print_board
 from workbench.cli.trials.named_adapters import NamedAdapters, check_folders, find_adapters
 from workbench.errors import RecipeError, UsageError
 from workbench.machine.python_children import python_command
-from workbench.recipe.keys import full_key
 from workbench.service import RequestAnswer, Service
 from workbench.text import safe_line, shell_word
 
@@ -116,6 +115,8 @@ def _check_options(
     settings: Sequence[str] | None,
 ) -> None:
     """Raise UsageError unless there are rows of one kind, with options that belong to it."""
+    from workbench.recipe.keys import full_key
+
     if (data is None) == (task is None):
         raise UsageError(
             "evaluate takes either --data or --task",
