@@ -21,7 +21,7 @@ from tui.tables.cards import number_order, short_name
 from workbench import formatting
 from workbench.errors import UsageError
 from workbench.service import CardRow, Experiment, Service, Snapshot, TrialRow
-from workbench.trial import Kind
+from workbench.trial import UNTRAINED, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,8 @@ TYPED_VERBS = ("extend", "add", "finals", "evaluate", "move", "max-parallel")
 
 def typed_refusal(verb: str, row: TrialRow) -> str:
     """Return why `verb` is impossible for the trial; an empty string where it is possible."""
-    if row.kind is not Kind.TUNE and verb in ("clone", "extend"):
-        what = "an adapter" if row.kind is Kind.SCORE else "the untouched base model"
-        return f"it scores {what} and trains nothing"
+    if row.kind in UNTRAINED and verb in ("clone", "extend"):
+        return f"it {UNTRAINED[row.kind]} and trains nothing"
     if verb == "evaluate" and row.kind is not Kind.TUNE:
         return "choose a trial that trains an adapter; the base is scored beside it"
     if verb == "extend" and not row.state.final:

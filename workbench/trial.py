@@ -75,6 +75,13 @@ class Kind(StrEnum):
     """Answers a person's questions on a card as long as the person is there; trains nothing."""
 
 
+UNTRAINED = {
+    Kind.BASE: "scores the untouched base",
+    Kind.SCORE: "scores an adapter",
+    Kind.CHAT: "is a chat",
+}
+"""What trials do that train nothing, to say so of one."""
+
 DOWN_IS_BETTER = frozenset({"loss", "eval_loss", "perplexity"})
 """Scores of the workbench's own of which a lower value is better."""
 LOWER_SUFFIX = ":min"

@@ -12,13 +12,7 @@ from workbench.errors import UsageError
 from workbench.store.reader import Reader
 from workbench.store.rows import TrialRow
 from workbench.text import safe_line
-from workbench.trial import Kind
-
-_UNTRAINED = {
-    Kind.BASE: "scores the untouched base",
-    Kind.SCORE: "scores an adapter",
-    Kind.CHAT: "is a chat",
-}
+from workbench.trial import UNTRAINED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +28,9 @@ class SavedAdapter:
 
 def check_it_trains(trial: TrialRow) -> None:
     """Raise UsageError for a trial that trains no adapter."""
-    if trial.kind in _UNTRAINED:
+    if trial.kind in UNTRAINED:
         raise UsageError(
-            f"trial {trial.id} {_UNTRAINED[trial.kind]}: there is nothing to train in it",
+            f"trial {trial.id} {UNTRAINED[trial.kind]}: there is nothing to train in it",
             hint="choose a trial that trains an adapter; see `workbench ls`",
         )
 

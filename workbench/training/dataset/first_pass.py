@@ -45,9 +45,8 @@ def survey_rows(
                 raise
             refused.add(row, wrong)
     if rows == 0:
-        name = source.path.name if source.path else source.name
         raise DataError(
-            f"{name} holds no {what} rows",
+            f"{source.short_name} holds no {what} rows",
             hint="the file is empty; check data.train and data.eval",
         )
     if refused.rows:

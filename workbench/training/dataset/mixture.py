@@ -110,9 +110,10 @@ class TrainPart:
 
     def note_columns(self, row: DataRow) -> None:
         """Remember the row's columns, as long as a mapped one is missing."""
-        if self.missing and len(self.names) < _MOST_NAMES:
-            self.names.update(row.values)
-        self.missing.difference_update(row.values)
+        if self.missing:
+            self.missing.difference_update(row.values)
+            if len(self.names) < _MOST_NAMES:
+                self.names.update(row.values)
 
     def count(self, kept: KeptRow, times: int) -> None:
         """Count a row that was written `times` times."""
@@ -151,21 +152,18 @@ def check_mapped_columns(parts: Sequence[TrainPart]) -> None:
     """
     own = [part for part in parts if part.taken is not None and part.taken.columns is not None]
     shared = [part for part in parts if part not in own]
-    for together in (*([part] for part in own), shared):
-        missing = set.intersection(*(part.missing for part in together)) if together else ()
+    groups = [[part] for part in own] + ([shared] if shared else [])
+    for together in groups:
+        missing = set.intersection(*(part.missing for part in together))
         if missing:
             names = {name for part in together for name in part.names}
-            files = ", ".join(_shown_source(part.source) for part in together)
+            files = ", ".join(part.source.short_name for part in together)
             raise DataError(
                 f"data.columns names {safe_line(', '.join(sorted(missing)), 120)}, which no row of "
                 f"{safe_line(files, 200)} has",
                 hint=f"its columns are {safe_line(', '.join(sorted(names)), 200)}; take out what "
                 "is not there",
             )
-
-
-def _shown_source(source: DataSource) -> str:
-    return source.path.name if source.path else source.name
 
 
 def train_parts(

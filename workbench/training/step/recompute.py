@@ -2,9 +2,9 @@
 
 A layer then keeps its input alone, at the price of one more forward of that layer, up to the last
 tensor that it keeps: some 5.5N to 6N operations a token instead of 4N where all do it, so k is as
-small as memory allows. The *first* k: they are
-recomputed last, when the later layers' activations are gone, so the recomputed layer never stands
-on top of the peak. Chen et al. 2016, arXiv 1604.06174.
+small as memory allows. The *first* k: they are recomputed last, when the later layers' activations
+are gone, so the recomputed layer never stands on top of the peak. Chen et al. 2016, arXiv
+1604.06174.
 """
 
 from __future__ import annotations

@@ -38,6 +38,11 @@ class DataSource:
     config: str | None = None
     """The hub data set's configuration; None for its only or default one."""
 
+    @property
+    def short_name(self) -> str:
+        """The name of the file or folder without its path, or of the hub data set."""
+        return self.path.name if self.path else self.name
+
     def read(self) -> Iterator[DataRow]:
         """Yield the rows in order, at each call from the start; DataError for unreadable ones."""
         if self.path is None:
