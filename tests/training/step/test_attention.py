@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from workbench.footprint import ModelShape, named_config
-from workbench.footprint.peak.attention_path import kernel_for
+from workbench.footprint.peak.attention_path import SHORT_TOKENS, kernel_for
 from workbench.machine.cards import Card
 from workbench.training.model.base import DTYPES
 from workbench.training.step.attention.choice import AttentionChoice, choose_attention
@@ -19,7 +19,6 @@ from workbench.training.step.attention.implementations import (
     IMPLEMENTATIONS,
     UnsupportedAttention,
 )
-from workbench.training.step.attention.interface import SHORT_TOKENS
 
 CPU = torch.device("cpu")
 LLAMA = named_config("llama-3.2-1b") or {}

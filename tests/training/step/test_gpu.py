@@ -82,8 +82,9 @@ def test_kernels_of_attention_agree_with_sdpa_row_by_row(
 
 @pytest.mark.parametrize("window", [None, 48])
 @pytest.mark.parametrize("width", [256, 512])
+@pytest.mark.parametrize("longest", [256, 2048], ids=["short rows", "long rows"])
 def test_heads_of_any_width_attend_by_a_kernel_that_has_them(
-    width: int, window: int | None
+    longest: int, width: int, window: int | None
 ) -> None:
     """Gemma 4 has heads of 256 and of 512 values; Flash Attention 2 has none beyond 256."""
     torch.manual_seed(0)
@@ -97,7 +98,7 @@ def test_heads_of_any_width_attend_by_a_kernel_that_has_them(
     for kind in ("loop", "torch"):
         attend = as_attention_function(IMPLEMENTATIONS[kind])
         out, _ = attend(
-            torch.nn.Module(), *inputs, None, cu_seq_lens_q=cu, max_length_q=256,
+            torch.nn.Module(), *inputs, None, cu_seq_lens_q=cu, max_length_q=longest,
             scaling=width**-0.5, sliding_window=window,
         )  # fmt: skip
         found.append([out.detach(), *torch.autograd.grad(out, inputs, grad)])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from workbench.footprint.micro_steps import most_chunk_rows, padded_tokens
 from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak import layers
+from workbench.footprint.peak.attention_path import SHORT_TOKENS
 from workbench.footprint.peak.layers import (
     VALUE_BYTES,
     Layer,
@@ -295,10 +296,13 @@ def _layer(shape: ModelShape, recipe: Recipe, run: Run) -> Layer:
         if shape.fused:  # the step draws dropout's masks again instead of keeping them
             lora = lora.model_copy(update={"dropout": 0.0})
         return layers.plain_layer(shape, lora, run.precision, quadratic=dense)
-    if shape.unscaled is not None and padded_tokens(recipe.data.max_tokens) <= shape.unscaled:
+    longest, kernel = padded_tokens(recipe.data.max_tokens), run.kernel
+    if shape.unscaled is not None and longest <= shape.unscaled:
         # All rows are so short that query_scale.py in step/attention leaves queries as they are.
         shape = replace(shape, unscaled=None)
-    return layers.mean_layer(shape, recipe.lora, run.precision, run.kernel)
+    if kernel in ("package", "torch") and longest <= SHORT_TOKENS:
+        kernel = "triton"  # attention/interface.py does the same
+    return layers.mean_layer(shape, recipe.lora, run.precision, kernel)
 
 
 def _base(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:

@@ -104,7 +104,7 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
     """
     if shape.delta is not None:
         return _delta_layer(shape, shape.delta, lora, precision)
-    if shape.head_dim > WIDEST_HEAD and kernel in ("package", "torch", "triton"):
+    if shape.head_dim > WIDEST_HEAD and kernel in ("package", "torch"):
         kernel = "efficient"  # attention/interface.py does the same
     value = VALUE_BYTES[precision]
     width, ffn, dense = shape.width, shape.ffn, kernel == "dense"

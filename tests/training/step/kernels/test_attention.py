@@ -12,7 +12,9 @@ from workbench.training.step.kernels.lora_up import join_columns
 pytestmark = needs_triton
 
 
-@pytest.mark.parametrize(("width", "heads", "groups"), [(16, 4, 2), (24, 3, 3), (72, 7, 1)])
+@pytest.mark.parametrize(
+    ("width", "heads", "groups"), [(16, 4, 2), (24, 3, 3), (72, 7, 1), (264, 4, 2)]
+)
 @pytest.mark.parametrize("window", [None, 20])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_attention_in_short_rows(

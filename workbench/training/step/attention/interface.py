@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from workbench.footprint.peak.attention_path import WIDEST_HEAD
+from workbench.footprint.peak.attention_path import SHORT_TOKENS, WIDEST_HEAD
 from workbench.training.step.attention.choice import PREFIX, AttentionChoice
 from workbench.training.step.attention.implementations import (
     IMPLEMENTATIONS,
@@ -23,11 +23,9 @@ from workbench.training.step.attention.implementations import (
     attend_by_triton,
 )
 from workbench.training.step.kernels import triton_support
+from workbench.training.step.kernels.attention import BLOCKS
 
-_OF_NARROW_HEADS = (attend_by_package, attend_by_torch, attend_by_triton)
-SHORT_TOKENS = 1024
-"""Tokens of the longest row up to which our own kernel is faster than the libraries'
-(docs/notes/2026-11-27-step.md, "Attention alone")."""
+_FLASH = (attend_by_package, attend_by_torch, attend_by_triton)
 IGNORED = frozenset({"position_ids", "seq_idx", "use_cache", "cache_position", "output_attentions"})
 """Keywords that models pass along and that change nothing here."""
 
@@ -76,9 +74,10 @@ def as_attention_function(kernel: Implementation) -> Callable[..., tuple[Tensor,
             raise UnsupportedAttention(f"varlen attention does not know {asked}")
         window = sliding_window if sliding_window and sliding_window < max_length_q else None
         short = max_length_q <= SHORT_TOKENS and triton_support.is_usable(query.device)
-        replaced = short and kernel in (attend_by_package, attend_by_torch)
-        attend_by = attend_by_triton if replaced else kernel
-        if query.shape[-1] > WIDEST_HEAD and kernel in _OF_NARROW_HEADS:  # Gemma 4's full attention
+        attend_by, width = kernel, query.shape[-1]
+        if kernel in _FLASH and short and width <= max(BLOCKS):
+            attend_by = attend_by_triton
+        elif kernel in _FLASH and width > WIDEST_HEAD:  # Gemma 4's full attention
             attend_by = attend_by_memory_efficient
         out_THD = attend_by(
             query.squeeze(0).transpose(0, 1),  # not [0]: its gradient would be a copy

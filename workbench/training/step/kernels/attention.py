@@ -31,10 +31,13 @@ BLOCKS: dict[int, dict[str, tuple[int, int, int, int]]] = {
     64: {"attend": (64, 64, 4, 2), "q": (64, 64, 4, 2), "kv": (64, 64, 4, 1)},
     128: {"attend": (64, 64, 4, 3), "q": (64, 32, 4, 3), "kv": (64, 64, 4, 1)},
     256: {"attend": (64, 32, 4, 2), "q": (32, 32, 4, 2), "kv": (32, 32, 4, 2)},
+    512: {"attend": (16, 32, 4, 2), "q": (16, 32, 4, 2), "kv": (32, 16, 4, 2)},
 }
 """(queries, keys, warps, stages) of a program, by width of heads and kernel. In 16 bits all take
 less than the 99 KiB of shared memory of compute capability 8.6 to 12.0
 (tests/training/step/kernels/test_shared_memory.py)."""
+WIDE = 256
+"""Width of heads beyond which programs sum dk and dv of one query head alone."""
 FP32_BLOCKS = (32, 32, 4, 1)
 """The same in fp32, for tests: no plan attends so in fp32."""
 
@@ -159,12 +162,16 @@ def _attention_backward_q_kernel(
 @jit
 def _attention_backward_kv_kernel(
     q, k, v, lse, dout, delta, dk, dv, cu, T, scale, softcap,
-    q_stride, k_stride, v_stride, dk_stride, dv_stride, GROUP: tl.constexpr, H: tl.constexpr,
+    q_stride, k_stride, v_stride, dk_stride, dv_stride, part_stride,
+    GROUP: tl.constexpr, H: tl.constexpr,
     WINDOW: tl.constexpr, CAPPED: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Write dk and dv of N keys, summed over the query heads that share them."""
-    g = tl.program_id(1)
+    """Write dk and dv of N keys, summed over the query heads that share them.
+
+    With PARTS above 1 that many programs divide these heads, and each writes a part of the sums.
+    """
+    g, part = tl.program_id(1) // PARTS, tl.program_id(1) % PARTS
     start = tl.load(cu + tl.program_id(2)).to(tl.int64)
     length = (tl.load(cu + tl.program_id(2) + 1) - start).to(tl.int32)
     first = tl.program_id(0) * N
@@ -184,8 +191,8 @@ def _attention_backward_kv_kernel(
         end = tl.minimum(length, first + N + WINDOW - 1)
     blocks = tl.cdiv(end - begin, M)
     # All query heads that share these keys, so that dk and dv are summed in registers.
-    for step in range(GROUP * blocks):
-        h = g * GROUP + step // blocks
+    for step in range(GROUP // PARTS * blocks):
+        h = g * GROUP + part * (GROUP // PARTS) + step // blocks
         m = begin + step % blocks * M + tl.arange(0, M)
         in_m = m < length
         in_q = in_m[:, None] & (d < D)[None, :]
@@ -203,8 +210,9 @@ def _attention_backward_kv_kernel(
         dp = tl.dot(v_ND, tl.trans(dout_MD), input_precision="ieee")
         ds = p * (dp - delta_M[None, :]) * slope
         dk_ND += tl.dot(ds.to(q_MD.dtype), q_MD, input_precision="ieee")
-    to_k = dk + (start + n)[:, None] * dk_stride + g * D + d[None, :]
-    to_v = dv + (start + n)[:, None] * dv_stride + g * D + d[None, :]
+    at_part = part.to(tl.int64) * part_stride + g * D + d[None, :]
+    to_k = dk + (start + n)[:, None] * dk_stride + at_part
+    to_v = dv + (start + n)[:, None] * dv_stride + at_part
     tl.store(to_k, (dk_ND * scale).to(dk.dtype.element_ty), mask=in_k)
     tl.store(to_v, dv_ND.to(dv.dtype.element_ty), mask=in_k)
 
@@ -257,10 +265,19 @@ class ShortRowAttention(torch.autograd.Function):
             softcap or 1.0, *strides, dq_THD.stride(0), **more,
         )  # fmt: skip
         more = _launch_settings("kv", q_THD, k_TGD, window, softcap)
-        _attention_backward_kv_kernel[(ceil_div(max_length, more["N"]), groups, rows)](
-            q_THD, k_TGD, v_TGD, lse_HT, dout_THD, delta_HT, dk_TGD, dv_TGD, cu, tokens, scale,
-            softcap or 1.0, *strides, dk_TGD.stride(0), dv_TGD.stride(0), **more,
+        # Wide heads have few groups, which alone would fill a card with too few programs.
+        parts = heads // groups if width > WIDE else 1
+        both, part_stride = grads[:, heads:], 0
+        if parts > 1:
+            both_PT2GD = q_THD.new_empty(parts, tokens, 2 * groups, width)
+            both, part_stride = both_PT2GD[0], both_PT2GD.stride(0)
+        dk, dv = both[:, :groups], both[:, groups:]
+        _attention_backward_kv_kernel[(ceil_div(max_length, more["N"]), groups * parts, rows)](
+            q_THD, k_TGD, v_TGD, lse_HT, dout_THD, delta_HT, dk, dv, cu, tokens, scale,
+            softcap or 1.0, *strides, dk.stride(0), dv.stride(0), part_stride, **more, PARTS=parts,
         )  # fmt: skip
+        if parts > 1:
+            torch.sum(both_PT2GD, 0, out=grads[:, heads:])
         return dq_THD, dk_TGD, dv_TGD, None, None, None, None, None
 
 
