@@ -40,3 +40,15 @@ def test_rms_norm_of_heads_reads_them_where_they_lie(turned: bool) -> None:
     (dx,) = torch.autograd.grad(got, both, dy)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(dx, want_dx, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_heads_take_the_place_of_those_of_the_output() -> None:
+    both, weight = randn(1, 5, 3 * 16 + 8).requires_grad_(), randn(16, seed=1)
+    dy = randn(1, 5, 4, 16, seed=2)[:, :, :3]  # beside those of another tensor
+    want = rms_norm_reference(both[..., :48].view(1, 5, 3, 16), weight, 1e-5, gemma=False)
+    (want_dx,) = torch.autograd.grad(want, both, dy)
+    x = both[..., :48].view(1, 5, 3, 16)
+    got, _ = RmsNorm.apply(x, weight, 1e-5, False)  # type: ignore[no-untyped-call]
+    (dx,) = torch.autograd.grad(got, x, dy)
+    assert (dx.data_ptr(), dx.stride()) == (dy.data_ptr(), dy.stride())
+    torch.testing.assert_close(dx, want_dx[..., :48].view_as(dx), rtol=1e-4, atol=1e-5)

@@ -56,9 +56,9 @@ def _rms_norm_kernel(
 @jit
 def _rms_norm_backward_kernel(
     dy, x, weight, rstd, dx, width, inner, outer_stride, inner_stride,
-    GEMMA: tl.constexpr, BLOCK: tl.constexpr,
+    dy_inner, dy_outer_stride, dy_inner_stride, GEMMA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write dx of one row; dy and dx are contiguous, x lies as in the forward pass."""
+    """Write dx of one row; it lies as dy does and may be dy, x lies as in the forward pass."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < width
@@ -67,22 +67,22 @@ def _rms_norm_backward_kernel(
         w += 1.0
     inverse = tl.load(rstd + row)
     x += row // inner * outer_stride + row % inner * inner_stride
+    at_dy = row // dy_inner * dy_outer_stride + row % dy_inner * dy_inner_stride + at
     # With unit = x · rstd: dx = rstd · (w·dy - unit · mean(w·dy · unit)).
     unit = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * inverse
-    wdy = tl.load(dy + row * width + at, mask=inside, other=0.0).to(tl.float32) * w
+    wdy = tl.load(dy + at_dy, mask=inside, other=0.0).to(tl.float32) * w
     mean = tl.sum(wdy * unit, 0) / width
-    tl.store(
-        dx + row * width + at,
-        ((wdy - unit * mean) * inverse).to(dx.dtype.element_ty),
-        mask=inside,
-    )
+    tl.store(dx + at_dy, ((wdy - unit * mean) * inverse).to(dx.dtype.element_ty), mask=inside)
 
 
 class RmsNorm(torch.autograd.Function):
     """RMSNorm as an autograd function: RmsNorm.apply(x, weight, eps, gemma) gives (out, rstd).
 
     Keeps the input and one fp32 number a row. Norms of queries and keys, of each head or of all
-    together, read them where they lie in the output of their projection, without a copy.
+    together, read them where they lie in the output of their projection, without a copy. Those of
+    each head overwrite their output's gradient, so that the gradients of queries, keys and values
+    lie beside each other as attention made them (lora_up.join_columns): right only for outputs
+    whose reader gives a gradient of its own.
     """
 
     @staticmethod
@@ -103,11 +103,14 @@ class RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         x, weight, rstd = ctx.saved_tensors
-        dy, width = (dy.transpose(1, 2) if ctx.turned else dy).contiguous(), x.shape[-1]
-        dx = x.new_empty(x.shape)
+        dy, width = dy.transpose(1, 2) if ctx.turned else dy, x.shape[-1]
+        if x.ndim == 4:  # of heads
+            dx = dy = dy if _row_layout(dy) else dy.contiguous()
+        else:
+            dy, dx = dy.contiguous(), x.new_empty(x.shape)
         _rms_norm_backward_kernel[(rstd.numel(),)](
-            dy, x, weight, rstd, dx, width, *_row_layout(x), ctx.gemma, next_power_of_two(width),
-            num_warps=_warps(width),
+            dy, x, weight, rstd, dx, width, *_row_layout(x), *_row_layout(dy), ctx.gemma,
+            next_power_of_two(width), num_warps=_warps(width),
         )  # fmt: skip
         return dx.transpose(1, 2) if ctx.turned else dx, None, None, None
 
