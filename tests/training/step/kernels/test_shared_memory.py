@@ -135,6 +135,7 @@ def test_low_rank_kernels_fit(
         for shape in ((2048, 14336), (count, rank, 14336))
     )
     keys = torch.empty(count, 2, dtype=torch.int64, device=META)
+    lora_down.lora_down(x_TK, a_PRK, keys, 0.0, 2.0)
     low_PTR = lora_down.lora_down(x_TK, a_PRK, keys, 0.05, 2.0)
     more: tuple[Any, ...] = (low_PTR, a_PRK, a_PRK.float(), keys, 0.05, 2.0)
     rows_T, weight_K = (torch.empty(size, device=META) for size in (2048, 14336))
@@ -144,7 +145,8 @@ def test_low_rank_kernels_fit(
             lora_down.lora_down_backward(x_TK, x_TK, *more, add=True, add_dx=True, made=made)
     for gelu in (False, True) if count == 1 else ():
         gated = GatedInput(up_TK=torch.empty_like(x_TK), gelu=gelu)
-        lora_down.lora_down(x_TK, a_PRK, keys, 0.05, 2.0, gated=gated, made_TK=x_TK)
+        for p in (0.0, 0.05):
+            lora_down.lora_down(x_TK, a_PRK, keys, p, 2.0, gated=gated, made_TK=x_TK)
         lora_down.lora_down_backward(x_TK, x_TK, *more, add=True, add_dx=True, made=gated)
     all_TN = torch.empty(2048, count * 4096, dtype=dtype, device=META)
     b_NR = torch.empty(count * 4096, rank, dtype=dtype, device=META)
@@ -230,7 +232,7 @@ def test_small_kernels_fit(compiling: Compiling) -> None:
     assert_fits(compiling)
 
 
-@pytest.mark.parametrize("width", [64, 96, 128, 256])
+@pytest.mark.parametrize("width", [64, 96, 128, 256, 512])
 @pytest.mark.parametrize("softcap", [None, 50.0])
 def test_attention_fits(width: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")

@@ -186,11 +186,13 @@ def lora_down(
     # chosen by measuring Llama 8B's shapes (docs/notes/2026-11-26-step.md, 2026-11-27-step.md, and
     # 2026-11-30-step.md).
     block_r = max(16, next_power_of_two(rank))
-    block_t, block_k, programs = 32, 128 if block_r <= 32 else 32, 264
+    block_t, block_k, programs, warps = 32, 128 if block_r <= 32 else 32, 264, 4
     if gated and block_r <= 32:
         block_t, programs = 16, 528
-    elif width > 8192 and block_r <= 32 and count < 4:  # four do not fit a 3090's shared memory
-        block_t = 64
+        if p == 0:  # Triton reads the gates in another layout then, for which warps would wait
+            programs, warps = 1056, 1
+    elif (width > 8192 or p == 0) and block_r <= 32 and count < 4:
+        block_t = 64  # four projections would not fit a 3090's shared memory
     blocks = ceil_div(tokens, block_t)
     parts = max(1, min(ceil_div(programs, blocks), ceil_div(width, 4 * block_k)))
     # A stretch is of whole blocks, so fewer parts than planned may cover the width.
@@ -203,7 +205,7 @@ def lora_down(
         tokens, width, rank, k_each, x_TK.stride(0), up_TK.stride(0),
         drop_threshold(p), p > 0.0, count, gated is not None, gated is not None and gated.gelu,
         x_TK.numel() >= 2**31, block_t, block_k, block_r,
-        num_stages=pipeline_stages(x_TK, 2 if count * block_r > 512 else 3),
+        num_warps=warps, num_stages=pipeline_stages(x_TK, 2 if count * block_r > 512 else 3),
     )  # fmt: skip
     low_PTR = x_TK.new_empty(count, tokens, rank)
     return sum_parts(parts_SPTR, low_PTR, scaling * keep_scale(p), add=False)
