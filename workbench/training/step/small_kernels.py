@@ -1,8 +1,8 @@
 """Norms, rotary embeddings and gated activations by kernels, on the modules of one model.
 
 The model's own code takes several launches and trips through memory for each of them. Their forward
-is replaced while the model trains, and a scalar of Gemma 4's layers by one in the machine's memory;
-restore() undoes it.
+is replaced while the model trains, and the scalar of Gemma 4's layers by a number; restore() undoes
+it.
 """
 
 # T tokens
@@ -62,10 +62,10 @@ class SmallKernels:
                 if forward is not None:
                     self._replace_forward(mlp, forward)
             if (scalar := getattr(layer, "layer_scalar", None)) is not None:  # Gemma 4's
-                # A number in the launch; read from the card, it would make PyTorch take a kernel
-                # that loads one element at a time.
-                self._replaced.append((layer._buffers, "layer_scalar", scalar))
-                layer._buffers["layer_scalar"] = scalar.cpu().squeeze()
+                # A number in the launch: for one on the card PyTorch takes a kernel that loads an
+                # element at a time. Before the buffer, not in its place: model.to() moves buffers.
+                self._replaced.append((layer.__dict__, "layer_scalar", None))
+                layer.__dict__["layer_scalar"] = float(scalar)
         # Attention modules look this function up in their own module, so it is replaced there, for
         # all models of the family in the process; it calls the original unless gradients are on.
         names = sys.modules[type(parts.decoder).__module__].__dict__

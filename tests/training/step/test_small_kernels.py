@@ -1,0 +1,26 @@
+"""What stands in for parts of a model while it trains by kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tests.training.step.conftest import ModelOf
+from workbench.training.step.model_parts import ModelParts, find_parts
+from workbench.training.step.small_kernels import SmallKernels
+
+
+def test_gemma_4s_layers_are_multiplied_by_a_number(model_of: ModelOf) -> None:
+    model = model_of("gemma4_text")
+    parts = find_parts(model.get_base_model())
+    assert isinstance(parts, ModelParts)
+    layers: list[Any] = list(parts.layers)
+    for layer in layers:
+        layer.layer_scalar.fill_(0.375)
+    kernels = SmallKernels(parts, None, turn_in_place=True)
+    model.to(torch.float64)  # as accelerate moves it, to a card
+    assert [layer.layer_scalar for layer in layers] == [0.375] * 4
+    assert all(isinstance(layer.layer_scalar, float) for layer in layers)
+    kernels.restore()
+    assert all(layer.layer_scalar.dtype == torch.float64 for layer in layers)
