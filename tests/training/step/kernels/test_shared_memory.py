@@ -52,6 +52,8 @@ class Compiling:
         self.capability = capability
         self.taken: dict[str, int] = {}
         """Bytes of shared memory, by kernel and variant."""
+        self.code: dict[str, str] = {}
+        """Triton's code for the card, by the same."""
         for module in (*LAUNCHING, partial_sums):
             for name, kernel in list(vars(module).items()):
                 if name.endswith("_kernel"):
@@ -89,6 +91,7 @@ class _Launch:
         taken = self.compiling.taken
         name = self.name + "".join(f" {how}" for how in ("GATED", "NORMED") if given.get(how))
         taken[name] = max(taken.get(name, 0), made.metadata.shared)
+        self.compiling.code[name] = made.asm["ttgir"]
 
 
 def _is_one(value: Any) -> bool:
@@ -157,6 +160,21 @@ def test_low_rank_kernels_fit(
     known |= {"lora_down GATED", "lora_down_backward GATED"} if count == 1 else set()
     assert compiling.taken.keys() == known
     assert_fits(compiling)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.05])
+def test_a_gated_input_is_made_once(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton makes a tile again for each layout that it is read in, unless that looks dear."""
+    pytest.importorskip("triton")
+    compiling = Compiling(86, monkeypatch)
+    x_TK, up_TK = (torch.empty(2048, 14336, dtype=torch.bfloat16, device=META) for _ in range(2))
+    a_PRK = torch.empty(1, 16, 14336, dtype=torch.bfloat16, device=META)
+    keys, gated = (
+        torch.empty(1, 2, dtype=torch.int64, device=META),
+        GatedInput(up_TK=up_TK, gelu=False),
+    )
+    lora_down.lora_down(x_TK, a_PRK, keys, dropout, 2.0, gated=gated, made_TK=x_TK)
+    assert compiling.code["lora_down GATED"].count("math.exp2") == 1
 
 
 @pytest.mark.parametrize("tokens", [1, 150_000])

@@ -142,6 +142,10 @@ def _lora_down_kernel(
             x = gate_product(act, up)
             # These columns belong to this program alone, so the activation is written once.
             tl.store(made_TK + at, x, mask=inside)
+            if not DROP:
+                # Changes nothing, but Triton then makes it once for both readers. It would make it
+                # again for the product, of gates that it reads two bytes at a time.
+                x = tl.where(inside, x, 0.0)
         bits = dropout_bits(at, begin, stride, DROP)
         low0 += _down_tile(x, bits, a_PRK, k, in_k, r, R, K, 0, THRESHOLD, DROP)
         if P > 1:
@@ -186,11 +190,9 @@ def lora_down(
     # chosen by measuring Llama 8B's shapes (docs/notes/2026-11-26-step.md, 2026-11-27-step.md, and
     # 2026-11-30-step.md).
     block_r = max(16, next_power_of_two(rank))
-    block_t, block_k, programs, warps = 32, 128 if block_r <= 32 else 32, 264, 4
+    block_t, block_k, programs = 32, 128 if block_r <= 32 else 32, 264
     if gated and block_r <= 32:
         block_t, programs = 16, 528
-        if p == 0:  # Triton reads the gates in another layout then, for which warps would wait
-            programs, warps = 1056, 1
     elif (width > 8192 or p == 0) and block_r <= 32 and count < 4:
         block_t = 64  # four projections would not fit a 3090's shared memory
     blocks = ceil_div(tokens, block_t)
@@ -205,7 +207,7 @@ def lora_down(
         tokens, width, rank, k_each, x_TK.stride(0), up_TK.stride(0),
         drop_threshold(p), p > 0.0, count, gated is not None, gated is not None and gated.gelu,
         x_TK.numel() >= 2**31, block_t, block_k, block_r,
-        num_warps=warps, num_stages=pipeline_stages(x_TK, 2 if count * block_r > 512 else 3),
+        num_stages=pipeline_stages(x_TK, 2 if count * block_r > 512 else 3),
     )  # fmt: skip
     low_PTR = x_TK.new_empty(count, tokens, rank)
     return sum_parts(parts_SPTR, low_PTR, scaling * keep_scale(p), add=False)
