@@ -62,6 +62,7 @@ def test_without_a_terminal_it_names_the_whole_command_that_does_not_ask(
     workbench: Workbench, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    monkeypatch.setenv("HF_TOKEN", StandInHub.token)
     told = workbench("push", adapter, "me/sums")
     assert told.code == 2
     assert f"workbench push --yes {adapter} me/sums" in told.err.replace("\n", "")
@@ -135,6 +136,17 @@ def test_without_a_token_or_the_name_typed_again_nothing_is_sent(
     monkeypatch.delenv("HF_TOKEN")
     told = workbench("push", adapter, "me/sums", "--yes")
     assert (told.code, "HF_TOKEN is not set" in told.err) == (2, True)
+    assert repositories == {}
+
+
+def test_what_cannot_be_sent_is_refused_before_the_name_is_asked_for(
+    workbench: Workbench, repositories: dict[str, dict[str, Any]], adapter: Path
+) -> None:
+    config = {"base_model_name_or_path": "/home/me/base"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    told = workbench("push", adapter, "me/sums")
+    assert (told.code, "nobody else can load its base" in told.err) == (1, True)
+    assert "only its owner can read" not in told.err
     assert repositories == {}
 
 

@@ -1,8 +1,9 @@
 """The upload of an adapter or of a merged model to a model hub, in one commit.
 
-python -m workbench.export.push FOLDER OWNER/NAME [--public]
+python -m workbench.export.push FOLDER OWNER/NAME [--public] [--check]
 
-The token comes from HF_TOKEN alone, the hub's address from HF_ENDPOINT as everywhere.
+With --check nothing is sent, and the hub is not asked. The token comes from HF_TOKEN alone, the
+hub's address from HF_ENDPOINT as everywhere.
 """
 
 from __future__ import annotations
@@ -30,21 +31,11 @@ _SENT = {*_TEXTS, ".safetensors", ".model"}
 def push_folder(folder: Path, name: str, *, public: bool) -> dict[str, Any]:
     """Create the repository unless it exists, upload the files, and return a report.
 
-    The report holds `url`, `commit`, `private`, `files` and `bytes`. Raises UsageError for a name
-    that cannot be one, without a token, and for a public repository that `public` does not allow;
-    CheckpointError for a folder that a stranger could not load or that holds a secret; and
-    WorkbenchError where the hub refuses or does not answer.
+    The report holds `url`, `commit`, `private`, `files` and `bytes`. Raises what check_upload()
+    does, UsageError for a public repository that `public` does not allow, and WorkbenchError where
+    the hub refuses or does not answer.
     """
-    token = os.environ.get(TOKEN, "").strip()
-    if not token:
-        raise UsageError(
-            f"{TOKEN} is not set", hint=f"export {TOKEN}=… with a token that may write"
-        )
-    if not _NAME.match(name):
-        raise UsageError(
-            f"{safe_line(name, 120)} names no repository", hint="give it as OWNER/NAME"
-        )
-    files = files_to_send(folder)
+    token, files = check_upload(folder, name)
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -82,6 +73,24 @@ def push_folder(folder: Path, name: str, *, public: bool) -> dict[str, Any]:
         "files": [one.name for one in files],
         "bytes": sum(one.stat().st_size for one in files),
     }
+
+
+def check_upload(folder: Path, name: str) -> tuple[str, list[Path]]:
+    """Return (the token, the files to send); asks no hub.
+
+    Raises UsageError without a token and for a name that cannot be one, and CheckpointError for a
+    folder that a stranger could not load or that holds a secret.
+    """
+    token = os.environ.get(TOKEN, "").strip()
+    if not token:
+        raise UsageError(
+            f"{TOKEN} is not set", hint=f"export {TOKEN}=… with a token that may write"
+        )
+    if not _NAME.match(name):
+        raise UsageError(
+            f"{safe_line(name, 120)} names no repository", hint="give it as OWNER/NAME"
+        )
+    return token, files_to_send(folder)
 
 
 def files_to_send(folder: Path) -> list[Path]:
@@ -133,10 +142,17 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("name")
     parser.add_argument("--public", action="store_true")
+    parser.add_argument("--check", action="store_true")
     given = parser.parse_args()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     log_without_secrets("%(levelname)s %(message)s")
-    return print_report(lambda: push_folder(given.folder, given.name, public=given.public))
+
+    def make() -> dict[str, Any]:
+        if given.check:
+            return {"files": [one.name for one in check_upload(given.folder, given.name)[1]]}
+        return push_folder(given.folder, given.name, public=given.public)
+
+    return print_report(make)
 
 
 if __name__ == "__main__":
