@@ -159,6 +159,14 @@ def test_no_point_is_tried_twice_and_a_small_space_is_exhausted() -> None:
     assert next_point(wanted, 7, history) is None
 
 
+def test_random_draws_of_lists_try_every_point_once() -> None:
+    small = {"lora.rank": [4, 8], "train.schedule": ["linear", "cosine"]}
+    for trials, different in ((3, 3), (4, 4), (9, 4)):
+        points = initial_points(tpe(small, method="random", trials=trials))
+        assert len(points) == len({str(point) for point in points}) == different
+    assert points[:3] == initial_points(tpe(small, method="random", trials=3))
+
+
 def test_an_edited_clone_outside_the_space_does_no_harm() -> None:
     history = search(tpe(), 12, near_a_hundredth)
     odd = {"train.learning_rate": 5.0, "lora.rank": 4096, "data.max_tokens": 9}

@@ -154,6 +154,4 @@ def trial_count(sweep: Sweep | None) -> int | None:
     if sweep is None:
         return 1
     size = grid_size(sweep.parameters)
-    if sweep.method == "random" or size is None:  # random draws may repeat themselves
-        return sweep.trials
-    return min(size, sweep.trials or size)
+    return sweep.trials if size is None else min(size, sweep.trials or size)

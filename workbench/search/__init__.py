@@ -11,11 +11,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from workbench.errors import UsageError
 from workbench.recipe import Recipe
+from workbench.recipe.schema import Sweep
 from workbench.recipe.space import MAX_TRIALS, grid_points, grid_size, is_one_by_one
 from workbench.search.draws import draw_point
 from workbench.search.history import PastTrial
@@ -30,7 +31,8 @@ random. After ATTEMPTS the first untried point of a small space is taken."""
 def initial_points(recipe: Recipe) -> list[dict[str, Any]]:
     """Return the settings of every trial, in order; one trial without settings if nothing is swept.
 
-    Grid and random do not depend on results, so all their trials can be queued at once. Raises
+    Grid and random do not depend on results, so all their trials can be queued at once. No point
+    is drawn twice, so that a small space may have fewer trials than were asked for. Raises
     UsageError if there are more than MAX_TRIALS.
     """
     sweep = recipe.sweep
@@ -40,7 +42,12 @@ def initial_points(recipe: Recipe) -> list[dict[str, Any]]:
         _within_reason(min(sweep.trials or math.inf, grid_size(sweep.parameters) or 0))
         return list(itertools.islice(grid_points(sweep.parameters), sweep.trials))
     _within_reason(sweep.trials or 0)
-    return [draw_point(sweep, number) for number in range(1, (sweep.trials or 0) + 1)]
+    points: dict[str, dict[str, Any]] = {}
+    for number in range(1, (sweep.trials or 0) + 1):
+        if (point := _drawn_point(sweep, number, points.keys())) is None:
+            break
+        points[_key(point)] = point
+    return list(points.values())
 
 
 def _within_reason(trials: float) -> None:
@@ -60,17 +67,29 @@ def next_point(recipe: Recipe, number: int, history: Sequence[PastTrial]) -> dic
     sweep = recipe.sweep
     assert sweep is not None
     tried = {_key(one.settings) for one in history}
-    point: dict[str, Any] = {}
-    for again in range(ATTEMPTS):
-        if sweep.method == "tpe" and again < TPE_ATTEMPTS:
-            from workbench.search import tpe  # importing Optuna takes 0.2 s, which grids avoid
+    asked = TPE_ATTEMPTS if sweep.method == "tpe" else 0
+    for again in range(asked):
+        from workbench.search import tpe  # importing Optuna takes 0.2 s, which grids avoid
 
-            point = tpe.propose_point(sweep, recipe.objective[1], number, again, history)
-        else:
-            point = draw_point(sweep, number, again)
+        point = tpe.propose_point(sweep, recipe.objective[1], number, again, history)
         if _key(point) not in tried:
             return point
-    # Continuous spaces never run out; a point tried before is then accepted.
+    return _drawn_point(sweep, number, tried, first=asked)
+
+
+def _drawn_point(
+    sweep: Sweep, number: int, tried: Collection[str], *, first: int = 0
+) -> dict[str, Any] | None:
+    """Return an untried point for trial `number`, at random from attempt `first` on.
+
+    Where all attempts find points that were tried, return the first untried one of a small space,
+    and None where that has none. Other spaces hardly run out: a point tried before is accepted.
+    """
+    point: dict[str, Any] = {}
+    for again in range(first, ATTEMPTS):
+        point = draw_point(sweep, number, again)
+        if _key(point) not in tried:
+            return point
     size = grid_size(sweep.parameters)
     if size is None or size > MAX_TRIALS:
         return point
