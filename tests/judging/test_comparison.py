@@ -23,8 +23,10 @@ from workbench.attempts.results_file import (
     write_lines,
     write_results,
 )
+from workbench.cli.trials.compare import answer_words
 from workbench.errors import NotThere, UsageError
 from workbench.judging.comparison import (
+    NOT_ALIKE,
     Comparison,
     compare_trials,
     differing_settings,
@@ -32,8 +34,8 @@ from workbench.judging.comparison import (
 )
 
 
-def _write_files(bench: Bench) -> None:
-    """Write the files of answers that belong to the judged bench's rows."""
+def _write_files(bench: Bench, *, answered: bool = True) -> None:
+    """Write the files of answers that belong to the judged bench's rows, or of losses alone."""
     home = bench.context.home
     asked = ({"question": f"question {n}", "expected": f"{n}"} for n in range(ROWS))
     write_lines(questions_path(home.root, EVALUATION), asked)
@@ -47,14 +49,14 @@ def _write_files(bench: Bench) -> None:
             scored=True,
             targets=[TARGETS] * ROWS,
             sums={"loss": [loss * TARGETS for loss in losses]},
-            means={"exact_match": [float(one) for one in judged]},
+            means={"exact_match": [float(one) for one in judged]} if answered else {},
         )
         lines = (
             {
                 "row": n,
-                "text": f"it is {n if ok else -n}",
-                "extracted": str(n if ok else -n),
-                "right": ok,
+                "text": f"it is {n if ok else -n}" if answered else None,
+                "extracted": str(n if ok else -n) if answered else None,
+                "right": ok if answered else None,
                 "tokens": 4,
                 "ended_by": "end",
             }
@@ -90,11 +92,21 @@ def test_rows_on_which_one_is_right_and_the_other_wrong_come_first(judged: Bench
     assert all(row.disagrees for row in found.rows[:expected])
     assert not any(row.disagrees for row in found.rows[expected:])
     assert len(found.rows) == ROWS
+    assert found.rows_words == f"they disagree on {expected} of {ROWS} rows"
     row = found.rows[0]
     assert row.question == f"question {row.row}"
     assert row.expected == str(row.row)
     assert {answer.right for answer in row.answers} == {True, False}
     gaps = [row.loss_gap for row in found.rows[expected:]]
+    assert gaps == sorted(gaps, reverse=True)
+
+
+def test_rows_with_losses_alone_are_no_agreement(judged: Bench) -> None:
+    _write_files(judged, answered=False)
+    found = _compare(judged, 5, 4)
+    assert "disagree" not in found.rows_words
+    assert answer_words(found.rows[0].answers[0]) == "(no answer was generated)"
+    gaps = [row.loss_gap for row in found.rows]
     assert gaps == sorted(gaps, reverse=True)
 
 
@@ -115,7 +127,7 @@ def test_a_trial_scored_on_other_rows_leaves_the_settings(judged: Bench) -> None
     found = _compare(judged, 5, 4)
     assert found.settings
     assert (found.scores, found.rows) == ([], [])
-    assert "not scored on the same rows" in found.notes[0]
+    assert found.notes == [NOT_ALIKE]
 
 
 def test_lost_answer_files_leave_the_scores_and_say_so(judged: Bench) -> None:

@@ -99,11 +99,10 @@ def _difference_parts(one: Difference | None) -> Line:
 
 
 def row_title(found: Comparison) -> str:
-    """Return on how many rows the trials disagree, as the title of their answers."""
+    """Return the title of the trials' answers: on how many rows they disagree."""
     if not found.rows:
         return "Answers"
-    rows = formatting.plural(len(found.rows), "row")
-    return f"Answers · they disagree on {found.disagreements} of {rows}"
+    return f"Answers · {found.rows_words}"
 
 
 def row_lines(found: Comparison) -> list[Line]:
@@ -119,7 +118,9 @@ def row_lines(found: Comparison) -> list[Line]:
         for name, answer in zip(names, row.answers, strict=True):
             lines.append((*fit_line(((name, "dim"),), 8), *_answer_parts(answer)))
     if (left := len(found.rows) - MOST_ROWS) > 0:
-        lines += [(), ((f"and {left} more; `workbench compare --rows` shows them", "dim"),)]
+        ids = " ".join(str(trial.id) for trial in found.trials)
+        command = f"workbench compare {ids} --rows {len(found.rows)}"
+        lines += [(), ((f"and {left} more: {command}", "dim"),)]
     return lines[1:]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench import formatting
 from workbench.errors import NotThere, UsageError
 from workbench.store.answers import RowAnswer, read_answers
 from workbench.store.queries.metrics import read_series
@@ -22,6 +23,9 @@ CURVE_POINTS = 60
 """Points of each curve."""
 LEFT_OUT = ("name", "sweep")
 """Parts of a recipe that change nothing about a trial."""
+NOT_ALIKE = (
+    "they were not scored on the same rows, asked and judged alike: only settings are compared"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,14 @@ class Comparison:
         return sum(row.disagrees for row in self.rows)
 
     @property
+    def rows_words(self) -> str:
+        """The words above the rows: how many tell the trials apart."""
+        count = formatting.plural(len(self.rows), "row")
+        if any(answer.right is not None for row in self.rows for answer in row.answers):
+            return f"they disagree on {self.disagreements} of {count}"
+        return f"{count} with losses alone, those first where they differ most"
+
+    @property
     def no_settings_words(self) -> str:
         """The words in place of a table of settings in which no setting differs."""
         trained = sum(trial.kind is not Kind.BASE for trial in self.trials)
@@ -100,7 +112,7 @@ def compare_trials(reader: Reader, home_root: Path, ids: Sequence[int]) -> Compa
         raise UsageError("compare takes at least two trials", hint="workbench compare 5 4")
     trials = [reader.trial(id) for id in dict.fromkeys(ids)]
     results = _common_results(reader, [trial.id for trial in trials])
-    notes = [] if results else ["they were not scored on the same rows: only settings are compared"]
+    notes = [] if results else [NOT_ALIKE]
     rank_by = reader.experiment(trials[0].experiment).rank_by
     rows: list[ComparedRow] = []
     try:

@@ -176,17 +176,14 @@ def _print_rows(found: Comparison, count: int) -> None:
     if not found.rows or not count:
         return
     print_answer()
-    print_answer(
-        f"they disagree on {found.disagreements} of {formatting.plural(len(found.rows), 'row')}",
-        "bold",
-    )
+    print_answer(found.rows_words, "bold")
     for row in found.rows[:count]:
         print_answer()
         print_answer(f"row {row.row}: {safe_line(row.question, SHOWN_CHARACTERS)}")
         if row.expected:
             print_answer(f"  expected: {safe_line(row.expected, SHOWN_CHARACTERS)}")
         for name, answer in zip(_names(found), row.answers, strict=True):
-            print_answer(f"  {name}{_judged(answer)}: {_answer_words(answer)}")
+            print_answer(f"  {name}{_judged(answer)}: {answer_words(answer)}")
 
 
 def _judged(answer: RowAnswer) -> str:
@@ -196,9 +193,11 @@ def _judged(answer: RowAnswer) -> str:
     return f" ({about})" if about else ""
 
 
-def _answer_words(answer: RowAnswer) -> str:
-    text = safe_line(answer.text, SHOWN_CHARACTERS)
-    return text or ("(empty)" if answer.right is not None else "(no answer was generated)")
+def answer_words(answer: RowAnswer) -> str:
+    """Return a model's answer on one line, or why there is none."""
+    if answer.text is None:
+        return "(no answer was generated)"
+    return safe_line(answer.text, SHOWN_CHARACTERS) or "(empty)"
 
 
 def _ask(
