@@ -604,6 +604,21 @@ def test_a_moved_trial_waits_for_its_card_and_is_next_there(bench_of: MakeBench)
     assert bench.until(State.DONE, 4).card == "cpu-1"
 
 
+def test_a_trial_moved_to_a_card_that_vanished_names_the_way_out(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    bench.seen = [card for card in bench.seen if card["uuid"] != "cpu-1"]
+    bench.ticks(2)
+    bench.submit(recipe())
+    ask(bench, "hold")
+    bench.ticks(2)
+    bench.store.steer_trial(2, desired_card="cpu-1")
+    ask(bench, "release")
+    bench.ticks(2)
+    assert "waits for cpu-1: gone; `workbench move` takes it" in bench.store.trial(2).waiting
+    ask(bench, "move", trial=2, card="any")
+    assert bench.until(State.DONE, 2).card == "cpu-0"
+
+
 def test_a_trial_moved_while_the_engine_dies_still_arrives(bench_of: MakeBench) -> None:
     bench = bench_of()
     bench.submit(recipe(train=LONG))

@@ -55,6 +55,21 @@ def test_pausing_an_experiment_frees_its_cards_until_it_is_resumed(bench_of: Mak
     bench.until(State.RUNNING, 2)
 
 
+def test_resuming_an_experiment_resumes_the_base_that_it_awaits(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    assert ask(bench, "hold").ok
+    id = bench.submit(recipe(train=LONG))
+    bench.ticks(3)
+    base = bench.store.experiment(id).base_trial
+    assert base is not None
+    assert ask(bench, "pause", trial=base).ok
+    assert ask(bench, "release").ok
+    bench.until(State.RUNNING, 2)
+    assert bench.store.trial(base).state is State.PAUSED
+    assert "1 trial resumed" in ask(bench, "resume-experiment", experiment=id).text
+    bench.until(State.DONE, base)
+
+
 def test_an_experiment_that_is_being_prepared_can_be_stopped(bench_of: MakeBench) -> None:
     bench = bench_of()
     id = bench.store.add_experiment(recipe().model_dump(mode="json"), "loss")

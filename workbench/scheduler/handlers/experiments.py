@@ -46,7 +46,7 @@ def pause_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswe
 
 
 def resume_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
-    """Release the experiment, and let its paused trials continue."""
+    """Release the experiment, and let its paused trials continue, and the base that it awaits."""
     experiment = context.store.experiment(args["experiment"])
     if not experiment.held:
         _refuse_ended(experiment)
@@ -54,11 +54,26 @@ def resume_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnsw
     count = _each_trial(
         context, experiment, resume_trial, lambda trial: trial.desired_state != "run"
     )
+    count += _resume_base(context, experiment)
     resumed = f"; {plural(count, 'trial')} resumed" if count else ""
     return accepted(
         f"experiment {safe_line(experiment.name)} continues as cards become free{resumed}",
         experiment=experiment.id,
     )
+
+
+def _resume_base(context: TickContext, experiment: Experiment) -> int:
+    """Resume the base that the experiment is compared with, if it was paused; return how many.
+
+    It may be another experiment's, which shares it.
+    """
+    if experiment.base_trial is None:
+        return 0
+    base = context.store.trial(experiment.base_trial)
+    if base.state.final or base.desired_state != "pause":
+        return 0
+    resume_trial(context, {"trial": base.id})
+    return 1
 
 
 def _end_experiment(

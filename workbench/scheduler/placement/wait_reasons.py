@@ -111,7 +111,10 @@ def wait_for_one(
     base = base_of(trial, experiment)[0]
     pinned = [row for row in context.cards if row.uuid == trial.desired_card]
     free = [_lack(context, row, base) for row in pinned] or ["it is unknown"]
-    return f"waits for {trial.desired_card}: {busy.get(trial.desired_card or '') or free[0]}"
+    reason = busy.get(trial.desired_card or "") or free[0]
+    if not any(row.present for row in pinned):
+        reason += "; `workbench move` takes it to another card, or to any"
+    return f"waits for {trial.desired_card}: {reason}"
 
 
 def wait_for_any(
