@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,9 @@ def test_answers_that_all_lose_their_end_by_the_cut_are_refused_with_a_length_th
     assert "all 8 train rows lose the end of their answer when cut at 64 tokens" in said
     enough = int(said.split("raise data.max_tokens to ")[1].split(",")[0])
     assert check(rows, max_tokens=enough).cut_rows == 0
+    long = [{"prompt": "why " * 40 + f"{n}?", "completion": "so"} for n in range(4)]
+    said = refusal(check, rows + long, max_tokens=64, eval_rows=2)
+    assert re.search(r"at 64 tokens, \d others all of it, so the model", said)
 
 
 def test_rows_cut_so_that_the_answer_is_lost_are_refused_with_a_length_that_works(

@@ -42,6 +42,12 @@ END = "<|im_end|>"
             ["one and one\n</think>\n\n2", "two and two\n</think>\n\n4"],
             ["2", "4"],
         ),
+        (
+            "qwen3_8",
+            TAGS,
+            ["one and one\n</think>\n\n2", "two and two\n</think>\n\n4"],
+            ["2", "4"],
+        ),
         # A template that knows nothing of it shows tags as any text, and fields not at all.
         (
             "qwen2_5",
@@ -254,6 +260,24 @@ def test_reasoning_of_earlier_answers_that_the_template_leaves_out_is_told(
     assert "data.loss_on: completion" in FINDINGS["reasoning"][1]
     last = rendered(family_tokenizer(tokenizer, "qwen3"), row, "completion", reasoning="drop")
     assert "reasoning" not in [kind for kind, _ in last.findings]
+
+
+def test_reasoning_of_answers_that_carry_no_loss_is_not_missed(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    last = rendered(family_tokenizer(tokenizer, "qwen3"), TAGS, "completion")
+    assert "reasoning" not in [kind for kind, _ in last.findings]
+
+
+@pytest.mark.parametrize("reasoning", ["drop", "mask"])
+def test_reasoning_that_never_ends_is_refused_where_it_is_not_learned(
+    tokenizer: PreTrainedTokenizerBase, reasoning: str
+) -> None:
+    own = family_tokenizer(tokenizer, "qwen3")
+    cut = {"messages": [asked("6+1"), answer("<think>\n6+1=7, let me check again")]}
+    with pytest.raises(DataError, match="is never closed"):
+        rendered(own, cut, reasoning=reasoning)
+    assert ("unended", "") in rendered(own, cut).findings
 
 
 @pytest.mark.parametrize(

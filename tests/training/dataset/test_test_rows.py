@@ -91,6 +91,13 @@ def test_test_rows_that_cannot_be_scored_are_refused_with_file_and_line(
     assert "none.jsonl holds no test rows" in refusal(check, PAIRS, test=empty)
 
 
+def test_copies_of_held_out_rows_are_counted_where_they_leave_none_to_train_on(
+    check: Check,
+) -> None:
+    said = refusal(check, PAIRS[:3] * 10, eval_rows=3)
+    assert "30 rows, of which 3 are to be held out and the other 27 repeat them, leave" in said
+
+
 def test_more_test_rows_than_there_are_leave_none_to_train_on(check: Check) -> None:
     said = refusal(check, PAIRS, test_rows=18)
     assert "20 rows, of which 20 are to be held out" in said

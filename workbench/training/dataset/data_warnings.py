@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from workbench.training.dataset.chat.rendering import Tokens
+from workbench.training.dataset.chat.rendering import CLOSE_REASONING, Tokens
 from workbench.training.dataset.chat.shown import Finding
 from workbench.training.dataset.row_stats import RowCount
 from workbench.training.dataset.rows.shapes import Chat, Example, Pair, Text
@@ -61,6 +61,11 @@ FINDINGS = {
         "the model is asked; that answer is learned without",
         "set data.loss_on: completion to learn the last answer alone, or data.reasoning: drop to "
         "learn all of them without reasoning",
+    ),
+    "unended": (
+        "with an answer whose <think> is never closed, as where reasoning was cut; the model "
+        "learns to stop while it reasons",
+        CLOSE_REASONING,
     ),
     "unopened": (
         "whose answer does not begin with {0}, which the chat template puts before every answer "

@@ -177,10 +177,11 @@ class RowStats:
                 hint=_CLOSE_TURNS,
             )
         if self._cut_end.rows == self._distinct:
+            others = f", {self._cut_away.rows} others all of it" if self._cut_away.rows else ""
             raise DataError(
                 f"{self._cut_end.first}: all {self._distinct} {self.name} rows lose the end of "
-                f"their answer when cut at {self._max_tokens} tokens, so the model would not learn "
-                "to stop",
+                f"their answer when cut at {self._max_tokens} tokens{others}, so the model would "
+                "not learn to stop",
                 hint=self._longer(),
             )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
-from workbench.training.dataset.chat.template import Message, Span
+from workbench.errors import DataError
+from workbench.training.dataset.chat.template import ChatTemplate, Message, Span
 
 FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Names of the field; transformers gives templates the one that they read."""
@@ -40,6 +42,34 @@ def without_reasoning(message: Message) -> Message:
         return message
     kept = {key: value for key, value in message.items() if key not in FIELDS}
     return {**kept, "content": _said(message)}
+
+
+def with_reasoning_field(message: Message) -> Message:
+    """Return an answer whose block in front became the field reasoning_content; others as is."""
+    if message["role"] != "assistant" or _field_of(message):
+        return message
+    thought, said = _split(str(message["content"] or ""))
+    return {**message, "content": said, "reasoning_content": thought} if thought else message
+
+
+def never_ends_reasoning(message: Message) -> bool:
+    """Return whether an answer begins with `<think>` that nothing closes, as one that was cut."""
+    content = str(message["content"] or "")
+    opened = message["role"] == "assistant" and content.lstrip().startswith(_OPEN)
+    return opened and _CLOSE not in content
+
+
+def shows_blocks_twice(template: ChatTemplate) -> bool:
+    """Return whether the template shows reasoning of a field, and a block in the text beside it."""
+    answer: Message = {"role": "assistant", "content": f"{_OPEN}\nzebra\n{_CLOSE}\n\nyak"}
+    asked: Message = {"role": "user", "content": "Does it rain?"}
+    with suppress(DataError):
+        as_text, as_field = (
+            template.render([asked, one], "probe").count(_CLOSE)
+            for one in (answer, with_reasoning_field(answer))
+        )
+        return as_text > as_field > 0
+    return False
 
 
 def _split(content: str) -> tuple[str, str]:

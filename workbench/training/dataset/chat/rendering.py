@@ -22,7 +22,13 @@ from workbench.training.dataset.chat.call_form import (
     shows_tools,
     with_call_form,
 )
-from workbench.training.dataset.chat.reasoning import reasoning_spans, without_reasoning
+from workbench.training.dataset.chat.reasoning import (
+    never_ends_reasoning,
+    reasoning_spans,
+    shows_blocks_twice,
+    with_reasoning_field,
+    without_reasoning,
+)
 from workbench.training.dataset.chat.shown import (
     NO_TOOLS,
     Finding,
@@ -44,6 +50,7 @@ from workbench.training.dataset.chat.turn_ends import TurnFormat, find_turn_form
 from workbench.training.dataset.chat.turns import ChatTurns
 from workbench.training.dataset.rows.shapes import Chat, Example, Pair, Text
 
+CLOSE_REASONING = "leave such rows out, or write </think> and the answer behind their reasoning"
 _MOST_FORMATS = 256
 """Sets of variables of rows for which the chat template's probes are kept."""
 
@@ -155,8 +162,13 @@ class Renderer:
     def _chat(self, example: Chat, place: str) -> Tokens:
         assert self.template is not None, "chats are parsed only where there is a template"
         given = example.messages
+        unended = any(never_ends_reasoning(message) for message in given)
+        if unended and self._reasoning != "keep":
+            raise DataError(f"{place}: an answer's <think> is never closed", hint=CLOSE_REASONING)
         if self._reasoning == "drop":
             given = tuple(without_reasoning(message) for message in given)
+        elif self._shows_blocks_twice:
+            given = tuple(with_reasoning_field(message) for message in given)
         messages, findings = self._without_own_ends(given)
         answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
         read = self.template.read_variables() if example.variables else frozenset()
@@ -193,7 +205,11 @@ class Renderer:
                     trained[n] = trained[n] and not (a < b and start < b <= end)
         # The next lines only look at the row; nothing they find changes what is trained on.
         findings += [("control", name) for name in control_tokens(layout.text)]
-        findings += left_out(messages, shown)
+        lost = left_out(messages, shown)
+        # Of answers that carry no loss the reasoning is not missed.
+        findings += [one for one in lost if one[0] != "reasoning" or len(trained_turns) > 1]
+        if unended:
+            findings.append(("unended", ""))
         findings += call_findings(messages, shown)
         if layout.unopened:
             findings.append(("unopened", layout.unopened))
@@ -245,6 +261,10 @@ class Renderer:
     @cached_property
     def _shows_tools(self) -> bool:
         return self.template is not None and shows_tools(self.template)
+
+    @cached_property
+    def _shows_blocks_twice(self) -> bool:
+        return self.template is not None and shows_blocks_twice(self.template)
 
     @cached_property
     def _call_form(self) -> CallForm | None:
