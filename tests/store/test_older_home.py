@@ -12,6 +12,7 @@ import pytest
 import workbench
 from tests.support.waiting import wait_for
 from workbench.cli import main
+from workbench.cli.export.merge import chosen_adapter
 from workbench.home import Home
 from workbench.store import Store
 from workbench.store.recovery.repair import differences_from_repair, repair_database
@@ -50,6 +51,35 @@ def test_the_commands_show_it(
 ) -> None:
     assert main(command) == 0
     assert capsys.readouterr().out
+
+
+def test_its_trials_are_exported_with_the_prepared_rows_of_this_home(
+    home: Home, tmp_path: Path
+) -> None:
+    script = tmp_path / "script"
+    assert main(["export-recipe", "4", "--trl", "-o", str(script)]) == 0
+    assert (script / "rows.jsonl").stat().st_size
+
+
+def test_rows_that_no_version_prepares_any_more_have_a_way_on(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(home.cache)
+    assert main(["export-recipe", "4", "--trl", "-o", str(tmp_path / "script")]) == 3
+    assert "`workbench reproduce 4` trains it again" in capsys.readouterr().err
+
+
+def test_a_merge_finds_the_held_out_rows_wherever_its_home_is(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = chosen_adapter("4").own.rows
+    moved = Home(tmp_path / "moved")
+    home.root.rename(moved.root)
+    monkeypatch.setenv("WORKBENCH_HOME", str(moved.root))
+    after = chosen_adapter("4").own.rows
+    assert before is not None
+    assert after == moved.root / before.relative_to(home.root)
+    assert after.is_file()
 
 
 def test_the_writer_opens_it_and_finds_what_a_repair_would_make(home: Home) -> None:

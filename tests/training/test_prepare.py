@@ -72,7 +72,8 @@ def test_the_demo_recipe_is_prepared(experiment: Callable[[Recipe], Path], tmp_p
     assert result["data"]["eval_rows"] == recipe.data.eval_rows
     assert result["data"]["max_length"] <= 128
     assert result["data"]["dropped_rows"] == 0
-    assert Path(result["data"]["folder"], "train.arrow").is_file()
+    assert (tmp_path / "cache" / result["data"]["digest"] / "train.arrow").is_file()
+    assert str(tmp_path) not in json.dumps(result), "its home may be moved"
     assert {"finding the model", "tokenising train rows", "tokenising eval rows"} <= set(stages)
 
 

@@ -168,7 +168,7 @@ def _own_of_trial(service: Service, found: TrialDetail, folder: Path) -> OwnScor
     from workbench.trial_edits import trial_recipe
 
     prepared = (found.experiment.prepared or {}).get("data") or {}
-    rows = Path(str(prepared.get("folder"))) / "eval.arrow"
+    rows = service.home.cache / str(prepared.get("digest")) / "eval.arrow"
     board = service.judged_board(found.experiment.id).rows
     row = next((one for one in board if one.trial == found.trial.id), None)
     low, high = (None, None) if row is None else (row.score_low, row.score_high)

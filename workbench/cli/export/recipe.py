@@ -10,7 +10,7 @@ import typer
 
 from workbench.cli.arguments import Json
 from workbench.cli.child import ask_child
-from workbench.cli.export.merge import chosen_adapter
+from workbench.cli.export.merge import ChosenAdapter, chosen_adapter
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.machine import staging
@@ -43,9 +43,7 @@ def export_recipe_command(
     if chosen.own.rows is None:
         raise NotThere(
             f"the prepared rows of {safe_line(source)} are not in the cache",
-            hint="name the trial by its id"
-            if chosen.trial is None
-            else f"prepare them again: workbench check {shell_word(chosen.folder / 'recipe.yaml')}",
+            hint=_way_to_rows(chosen),
         )
     rows = chosen.own.rows.with_name("train.arrow")
     ended = ask_child(python_command(MODULE, str(chosen.folder), str(rows), str(target)))
@@ -62,3 +60,17 @@ def export_recipe_command(
     print_answer(f"  python {shell_word(target / 'train.py')}")
     for note in report["notes"]:
         print_note(safe_line(note))
+
+
+def _way_to_rows(chosen: ChosenAdapter) -> str:
+    """Return how to get the rows of an adapter whose prepared rows are not in the cache.
+
+    Prepared again, they have another digest if data or the workbench's version changed since.
+    """
+    if chosen.trial is None:
+        return "name the trial by its id"
+    check = f"workbench check {shell_word(chosen.folder / 'recipe.yaml')}"
+    return (
+        f"prepare them again: {check}; if they are still missing then, data or version changed: "
+        f"`workbench reproduce {chosen.trial.id}` trains it again, to be exported instead"
+    )

@@ -101,7 +101,10 @@ class Prepared:
     """Name, shape, rows and tokens of each source of a mixture; empty for a single source."""
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "folder": str(self.folder)}
+        """Return all but the folder: a home may move, and the digest is the folder's name there."""
+        about = asdict(self)
+        del about["folder"]
+        return about
 
 
 def prepare_data(
