@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,30 @@ def test_a_path_that_cannot_be_written_is_named(
     assert refused.code == 2
     assert says in refused.err
     assert ".tmp" not in refused.err
+
+
+@pytest.mark.usefixtures("submitted")
+@pytest.mark.parametrize("force", [[], ["--force"]], ids=["new", "forced"])
+def test_a_pipe_and_a_device_are_left_as_they_are(
+    workbench: Workbench, tmp_path: Path, force: list[str]
+) -> None:
+    pipe, device = tmp_path / "pipe", tmp_path / "device"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/full")  # through a link: even a fault here must not remove the device
+    for path in (pipe, device):
+        refused = workbench("report", "tiny", "-o", path, *force)
+        assert refused.code == 2
+        assert "is a device, pipe or socket" in refused.err
+    assert pipe.is_fifo()
+    assert device.is_char_device()
+
+
+@pytest.mark.usefixtures("submitted")
+def test_the_file_behind_a_symbolic_link_is_written(workbench: Workbench, tmp_path: Path) -> None:
+    page, link = tmp_path / "page.html", tmp_path / "link.html"
+    page.write_text("mine")
+    link.symlink_to(page.name)
+    assert "exists already" in workbench("report", "tiny", "-o", link).err
+    assert workbench("report", "tiny", "-o", link, "--force").code == 0
+    assert link.is_symlink()
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -151,6 +151,10 @@ def test_the_command_refuses_names_and_files_before_it_writes(
     again = workbench("gguf", DEMO, "-o", tmp_path / "other.gguf", "--ollama")
     assert again.code == 2
     assert "Modelfile exists already" in again.err
+    (tmp_path / "Modelfile").unlink()
+    (tmp_path / "Modelfile").symlink_to("gone")
+    link = workbench("gguf", DEMO, "-o", tmp_path / "other.gguf", "--ollama")
+    assert (link.code, "Modelfile exists already" in link.err) == (2, True)
     lora = workbench("gguf", DEMO, "-o", tmp_path / "x" / "a.gguf", "--ollama", "--lora")
     assert "needs the whole model" in lora.err
 

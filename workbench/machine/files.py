@@ -5,9 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+
+from workbench.errors import UsageError
+from workbench.text import safe_line
 
 FULL_BYTES = 64 << 20
 """A disk with fewer free bytes counts as full. torch.save reports a full disk as a failed
@@ -105,6 +109,42 @@ def rotate_log(log: Path, limit_bytes: int) -> Path:
         if log.stat().st_size > limit_bytes:
             log.rename(log.with_suffix(".log.1"))
     return log
+
+
+def output_file(path: Path) -> Path:
+    """Return the file that a person's path leads to, for `write_durably` to make or replace.
+
+    A symbolic link stays, and the file behind it is written, as with a shell's `>`. Raises
+    UsageError for what a file must not replace (a folder, device, pipe or socket), and where the
+    folder of the file is missing.
+    """
+    name, file = safe_line(path), Path(os.path.realpath(path))
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        _check_folder_of(file, path)
+        return file
+    except OSError as broken:
+        raise UsageError(
+            f"{name} cannot be written: {broken.strerror}", hint="name another file"
+        ) from broken
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{name} is a folder", hint="name a file in it")
+    if not stat.S_ISREG(mode):
+        raise UsageError(
+            f"{name} is a device, pipe or socket, which a file must not replace",
+            hint="name a file",
+        )
+    return file
+
+
+def _check_folder_of(file: Path, path: Path) -> None:
+    """Raise UsageError where `file`, to which `path` leads, has no folder to lie in."""
+    if not file.parent.is_dir():
+        missing = file.parent if path.is_symlink() else path.parent
+        raise UsageError(
+            f"there is no folder {safe_line(missing)}", hint="create it, or name another file"
+        )
 
 
 def write_durably(path: Path, body: bytes) -> None:

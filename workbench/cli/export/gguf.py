@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -106,7 +107,7 @@ def gguf_command(
 def _check_targets(target: Path, modelfile: Path, lora: bool, ollama: bool) -> None:
     """Raise UsageError for files that exist, and for a Modelfile that could not be complete."""
     for path in (target, modelfile) if ollama else (target,):
-        if path.exists():
+        if os.path.lexists(path):  # a link that leads nowhere would be replaced, too
             raise UsageError(
                 f"{safe_line(path)} exists already", hint="name another file or folder"
             )
