@@ -12,7 +12,7 @@ from tests.support.tick_contexts import Bench, recipe
 from workbench.service import Service
 from workbench.store import results
 from workbench.store.requests import drop_request
-from workbench.trial import Kind, State
+from workbench.trial import DesiredState, Kind, State
 
 SWEEP = {"parameters": {"train.learning_rate": [0.01, 0.1]}}
 BOARD_KEYS = {
@@ -121,6 +121,18 @@ def test_show_tells_moves_attempts_scores_and_samples(bench: Bench, workbench: W
     for words in ("trial 3 of tiny: done", "queued", "starting", "plan of", "exact_match 0.600"):
         assert words in said.out
     assert "sample, right" in said.out
+
+
+def test_show_names_a_request_only_until_it_is_done(bench: Bench, workbench: Workbench) -> None:
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    bench.store.set_desired_state(2, DesiredState.PAUSE)
+    pending = "pause, requested, not done yet"
+    assert pending in workbench("show", "2").out
+    bench.until(State.PAUSED, 2)
+    assert pending not in workbench("show", "2").out
+    bench.store.set_desired_state(2, DesiredState.RUN)
+    assert "run, requested, not done yet" in workbench("show", "2").out
 
 
 def test_show_json_holds_everything(bench: Bench, workbench: Workbench) -> None:

@@ -19,6 +19,7 @@ from workbench.library.marks import change_marks
 from workbench.library.removal import ATTEMPT_LOCK
 from workbench.machine.locks import Lock
 from workbench.service import Service
+from workbench.store.requests import drop_request
 from workbench.trial import State
 
 
@@ -216,6 +217,33 @@ def test_prune_shows_first_and_moves_only_checkpoints_and_unused_rows(
     assert (home.trial(2) / "adapter").exists()
     answer("trash", "restore", record["entry"])
     assert files_of(home) == before
+
+
+def test_a_pruned_checkpoint_is_shown_where_it_is(
+    bench: Bench, answer: Answer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown() -> str:
+        assert main(["show", "2"]) == 0
+        (line,) = [one for one in capsys.readouterr().out.splitlines() if "  checkpoint" in one]
+        return line.removeprefix("  checkpoint").strip()
+
+    assert shown() == "step 4"
+    record = answer("prune", "--yes")
+    assert shown() == f"step 4, in the trash as {record['entry']}"
+    answer("trash", "empty", "--yes")
+    assert shown() == "none left; the last one was of step 4"
+
+
+def test_a_pruned_trial_is_extended_from_its_adapter(bench: Bench, answer: Answer) -> None:
+    answer("prune", "--yes")
+    answer("trash", "empty", "--yes")
+    request = drop_request(bench.context.home.requests, "extend", {"trial": 2, "steps": 4})
+    bench.ticks()
+    given = bench.store.answer(request)
+    assert given is not None
+    assert given.ok, given.text
+    assert bench.store.trial(4).warm_trial == 2
+    bench.until(State.DONE, 4)
 
 
 def test_a_second_prune_says_that_nothing_is_left_and_prints_no_table(

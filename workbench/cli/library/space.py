@@ -62,7 +62,8 @@ def prune_command(
 ) -> None:
     """Move checkpoints of ended trials that have an adapter, and unused rows, to the trash.
 
-    A pruned trial can no longer be extended. `workbench trash empty` frees the bytes.
+    The adapters stay: their trials can be extended, exported and evaluated as before. `workbench
+    trash empty` frees the bytes.
     """
     service = Service()
     reader = service.opened_reader()

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Sequence
 
 from workbench import formatting
 from workbench.cli.tables import STATE_COLOURS, out_table, print_answer
+from workbench.home import find_home
 from workbench.judging import board_words
+from workbench.library.trash import list_trash
 from workbench.service import TrialDetail
 from workbench.store.board_rows import BoardRow
-from workbench.store.rows import AttemptRow
+from workbench.store.rows import AttemptRow, TrialRow
 from workbench.text import safe_line, safe_text
+from workbench.trial import DesiredState, State
 
 
 def print_page(detail: TrialDetail, row: BoardRow | None, board: Sequence[BoardRow]) -> None:
@@ -58,7 +61,7 @@ def _facts(
         yield "why", safe_line(trial.reason)
     if trial.hint:
         yield "hint", "→ " + safe_line(trial.hint)
-    if not trial.state.final and trial.desired_state != "run":
+    if _is_pending(trial):
         yield "desired", f"{trial.desired_state}, requested, not done yet"
     if trial.attempts:
         rate = f", {formatting.rate(trial.tokens_per_s)} tokens/s" if trial.tokens_per_s else ""
@@ -71,7 +74,7 @@ def _facts(
     if row is not None and row.energy_wh is not None:
         yield "energy", formatting.energy(row.energy_wh)
     if trial.checkpoint_step is not None:
-        yield "checkpoint", f"step {trial.checkpoint_step}"
+        yield "checkpoint", _checkpoint(trial)
     if row is not None and row.scores:
         yield "scores", ", ".join(_scores(row, detail.experiment.rank_by))
     if row is not None and row.score_low is not None:
@@ -81,6 +84,27 @@ def _facts(
         yield "adapter", f"{safe_line(row.adapter)} ({formatting.size(row.adapter_bytes)}{of})"
     if detail.metric_names:
         yield "metrics", safe_line(", ".join(detail.metric_names))
+
+
+def _is_pending(trial: TrialRow) -> bool:
+    """Return True until a trial that has not ended is in the state that a person requested."""
+    if trial.state.final:
+        return False
+    paused = trial.state is State.PAUSED
+    return trial.desired_state is not (DesiredState.PAUSE if paused else DesiredState.RUN)
+
+
+def _checkpoint(trial: TrialRow) -> str:
+    """Return the step of the trial's newest checkpoint, and where it is if it was pruned."""
+    home, step = find_home(), f"step {trial.checkpoint_step}"
+    folder = home.trial(trial.id) / "checkpoints"
+    if folder.is_dir():
+        return step
+    name = folder.relative_to(home.root).as_posix()
+    for record in list_trash(home):
+        if name in record.folders:
+            return f"{step}, in the trash as {safe_line(record.entry)}"
+    return f"none left; the last one was of {step}"
 
 
 def _scores(row: BoardRow, rank_by: str) -> Iterator[str]:
