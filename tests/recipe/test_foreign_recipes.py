@@ -13,7 +13,7 @@ from workbench.cli.app import app
 from workbench.errors import NotThere, RecipeError
 from workbench.recipe import load_recipe
 from workbench.recipe.foreign import trl as trl_rules
-from workbench.recipe.foreign.importer import import_recipe
+from workbench.recipe.foreign.importer import ImportedRecipe, import_recipe
 
 FILES = Path(__file__).parent / "foreign_files"
 
@@ -126,6 +126,7 @@ def test_the_defaults_are_those_of_the_installed_trl() -> None:
         "warmup_steps",
         "optim",
         "max_length",
+        "use_bnb_nested_quant",
     ):
         rule, value = trl_rules.RULES[key], theirs[key]
         assert trl_rules.DEFAULTS[rule.setting] == rule.read(getattr(value, "value", value)), key
@@ -251,6 +252,7 @@ def test_losses_and_shares_of_trl_are_read(tmp_path: Path) -> None:
 
 TRL = "model_name_or_path: m\nuse_peft: true\nassistant_only_loss: true\ndataset_name: acme/one\n"
 LLAMA_FACTORY = "model_name_or_path: m\nfinetuning_type: lora\ndataset: [acme/one]\n"
+DEMO = "workbench:demo/model"
 AXOLOTL = "base_model: m\nadapter: lora\ndatasets: [{path: acme/one}]\n"
 HAS_STRATEGY = pytest.mark.parametrize("theirs", [TRL, LLAMA_FACTORY])
 STEPS = "eval_strategy: steps\neval_steps: 50\n"
@@ -357,3 +359,292 @@ def test_what_a_mixture_is_said_to_take_is_taken(tmp_path: Path) -> None:
     )
     recipe = load_recipe(written(tmp_path, text))
     assert recipe.data.eval_split == "test"
+
+
+def rows_file(folder: Path, name: str) -> str:
+    """Write a file of rows and return its absolute name."""
+    return str(written(folder, "{}", name).resolve())
+
+
+def imported(folder: Path, text: str) -> ImportedRecipe:
+    """Return what becomes of a file, whose recipe is also read back as it was made."""
+    found = import_recipe(written(folder, text))
+    assert load_recipe(written(folder, found.to_yaml(), "ours.yaml")) == found.recipe
+    return found
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        "{path: held.jsonl, ds_type: json, split: train, type: chat_template}",
+        "{path: json, data_files: held.jsonl, split: train, type: chat_template}",
+        "{path: json, data_files: [held.jsonl], type: chat_template}",
+        "{path: held.jsonl, split: null, type: chat_template}",
+    ],
+)
+def test_a_held_out_file_of_axolotl_has_no_split(held: str, tmp_path: Path) -> None:
+    file = rows_file(tmp_path, "held.jsonl")
+    found = imported(tmp_path, f"{AXOLOTL}test_datasets: [{held}]\nval_set_size: 0\n")
+    assert (found.recipe.data.eval, found.recipe.data.eval_split) == (file, None)
+    assert set(found.left) <= {"test_datasets[0].ds_type"}
+
+
+def test_of_several_held_out_files_the_first_is_taken(tmp_path: Path) -> None:
+    file = rows_file(tmp_path, "held.jsonl")
+    files = "{path: json, data_files: [held.jsonl, more.jsonl]}"
+    found = imported(tmp_path, f"{AXOLOTL}test_datasets: [{files}]\n")
+    assert found.recipe.data.eval == file
+    assert found.left == {"test_datasets": "has 2 data sets, of which the first is taken"}
+
+
+def test_axolotl_holds_out_the_split_test_of_a_hub_data_set(tmp_path: Path) -> None:
+    found = imported(tmp_path, f"{AXOLOTL}test_datasets: [{{path: acme/held}}]\n")
+    assert found.recipe.data.eval_split == "test"
+    named = imported(tmp_path, f"{AXOLOTL}test_datasets: [{{path: acme/held, split: dev}}]\n")
+    assert named.recipe.data.eval_split == "dev"
+
+
+def test_a_part_of_a_local_file_is_named(tmp_path: Path) -> None:
+    file = rows_file(tmp_path, "rows.jsonl")
+    one = "{path: rows.jsonl, split: 'train[:9]', name: main}"
+    text = "base_model: m\nadapter: lora\ndatasets: [%s]\n"
+    found = imported(tmp_path, text % one)
+    assert (found.recipe.data.train, found.recipe.data.split) == (file, "train")
+    assert (found.recipe.data.config, set(found.left)) == (None, {"data.split", "data.config"})
+    assert "all rows of the local file are used" in found.left["data.split"]
+    several = imported(tmp_path, text % f"{{path: acme/one, split: sft}}, {one}")
+    first, second = several.recipe.data.parts
+    assert (first.split, second.split, second.config) == ("sft", "train", None)
+    assert set(several.left) == {"data.train[1].split", "data.train[1].config"}
+    usual = imported(tmp_path, text % "{path: rows.jsonl, split: train}")
+    assert usual.left == {}
+
+
+def test_a_held_out_split_of_a_local_file_is_named(tmp_path: Path) -> None:
+    file = rows_file(tmp_path, "rows.jsonl")
+    local = TRL.replace("acme/one", "rows.jsonl") + "dataset_train_split: train\n"
+    found = imported(tmp_path, f"{local}dataset_test_split: test\n")
+    assert (found.recipe.data.train, found.recipe.data.eval_split) == (file, None)
+    assert "in data.eval" in found.left["data.eval_split"]
+    assert imported(tmp_path, local + STEPS).left == {}
+
+
+def test_trl_evaluates_the_split_test_of_a_hub_data_set(tmp_path: Path) -> None:
+    assert imported(tmp_path, TRL + STEPS).recipe.data.eval_split == "test"
+    assert imported(tmp_path, TRL).recipe.data.eval_split is None
+    named = imported(tmp_path, f"{TRL}{STEPS}dataset_test_split: dev\n")
+    assert named.recipe.data.eval_split == "dev"
+
+
+def llama_factory_data(folder: Path, held: dict[str, object], more: str = "") -> ImportedRecipe:
+    """Import a file whose training rows have the columns q and a, and whose held-out rows `held`
+    describes."""
+    columns = {"prompt": "q", "response": "a"}
+    about = {
+        "mine": {"file_name": "mine.jsonl", "columns": columns},
+        "held": {"file_name": "held.jsonl", **held},
+    }
+    (folder / "data").mkdir()
+    written(folder / "data", json.dumps(about), "dataset_info.json")
+    rows_file(folder / "data", "mine.jsonl")
+    rows_file(folder / "data", "held.jsonl")
+    text = "model_name_or_path: m\nfinetuning_type: lora\ndataset: mine\neval_dataset: held\n"
+    return imported(folder, text + more)
+
+
+OURS = {"q": "instruction", "a": "output"}
+
+
+def test_held_out_rows_with_the_columns_for_training_share_them(tmp_path: Path) -> None:
+    found = llama_factory_data(tmp_path, {"columns": {"prompt": "q", "response": "a"}})
+    assert isinstance(found.recipe.data.train, str)
+    assert (found.recipe.data.columns, found.left) == (OURS, {})
+
+
+def test_held_out_rows_keep_columns_of_their_own(tmp_path: Path) -> None:
+    held = {"prompt": "frage", "response": "antwort"}
+    found = llama_factory_data(tmp_path, {"columns": held})
+    assert [part.columns for part in found.recipe.data.parts] == [OURS]
+    assert found.recipe.data.columns == {"frage": "instruction", "antwort": "output"}
+    assert found.left == {}
+
+
+def test_check_reads_held_out_rows_with_columns_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    llama_factory_data(tmp_path, {"columns": {"prompt": "frage", "response": "antwort"}})
+    rows = "".join(f'{{"q": "what {n}", "a": "this"}}\n' for n in range(4))
+    written(tmp_path / "data", rows, "mine.jsonl")
+    written(tmp_path / "data", '{"frage": "was", "antwort": "das"}\n', "held.jsonl")
+    recipe = tmp_path / "ours.yaml"
+    written(tmp_path, recipe.read_text().replace("name: m\n", f"name: {DEMO}\n"), "ours.yaml")
+    done = CliRunner().invoke(app, ["check", str(recipe), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["data"]
+    assert (found["train_rows"], found["eval_rows"]) == (4, 1)
+
+
+def test_other_columns_beside_a_limit_of_rows_are_named(tmp_path: Path) -> None:
+    found = llama_factory_data(tmp_path, {}, "max_samples: 9\n")
+    assert (found.recipe.data.columns, found.recipe.data.max_rows) == (OURS, 9)
+    assert set(found.left) == {"eval_dataset held.columns"}
+    assert "write data.train as a list" in found.left["eval_dataset held.columns"]
+
+
+def test_parts_and_other_keys_of_held_out_rows_are_not_dropped(tmp_path: Path) -> None:
+    columns = {"prompt": "q", "response": "a", "images": "i"}
+    held = {"hf_hub_url": "acme/held", "file_name": "", "split": "dev", "num_samples": 7}
+    found = llama_factory_data(tmp_path, {**held, "subset": "main", "columns": columns})
+    data = found.recipe.data
+    assert (data.eval, data.eval_split, data.eval_rows) == ("acme/held", "dev", 7)
+    assert set(found.left) == {"eval_dataset held.subset", "eval_dataset held.columns.images"}
+
+
+def test_rows_of_another_hub_are_named(tmp_path: Path) -> None:
+    found = llama_factory_data(tmp_path, {"ms_hub_url": "acme/held", "file_name": ""})
+    assert "name its file or hub id" in found.left["eval_dataset held"]
+
+
+def test_held_out_rows_of_axolotl_keep_a_shape_of_their_own(tmp_path: Path) -> None:
+    training = "base_model: m\nadapter: lora\ndatasets: [{path: acme/one, type: alpaca}]\n"
+    chats = f"{training}test_datasets: [{{path: acme/held, split: dev, type: chat_template}}]\n"
+    found = imported(tmp_path, chats)
+    assert [part.shape for part in found.recipe.data.parts] == ["alpaca"]
+    assert (found.recipe.data.shape, found.left) == ("auto", {})
+    same = imported(tmp_path, chats.replace("chat_template", "alpaca"))
+    assert (same.recipe.data.train, same.recipe.data.shape) == ("acme/one", "alpaca")
+
+
+@pytest.mark.parametrize("theirs", [TRL, LLAMA_FACTORY, AXOLOTL])
+def test_a_regular_expression_for_layers_is_named(theirs: str, tmp_path: Path) -> None:
+    key = "lora_target" if theirs == LLAMA_FACTORY else "lora_target_modules"
+    usual = import_recipe(written(tmp_path, theirs)).recipe.lora.targets
+    pattern = r"model.layers.[\d]+.(mlp|self_attn).(up|down)_proj"
+    for value in (f"'{pattern}'", f"['{pattern}']", "'.*'"):
+        found = imported(tmp_path, f"{theirs}{key}: {value}\n")
+        assert found.recipe.lora.targets == usual
+        assert "is a regular expression: write the names of layers" in found.left[key]
+    for value in ("q_proj, v_proj", "q_proj v_proj", "[q_proj, v_proj]"):
+        found = imported(tmp_path, f"{theirs}{key}: {value}\n")
+        assert found.recipe.lora.targets == ["q_proj", "v_proj"]
+    for value in ("all-linear", "[all-linear]"):
+        assert imported(tmp_path, f"{theirs}{key}: {value}\n").recipe.lora.targets == "all-linear"
+    for value in ("", "[]", "''"):
+        found = imported(tmp_path, f"{theirs}{key}: {value}\n")
+        assert (found.recipe.lora.targets, key in found.left) == (usual, False)
+
+
+def test_names_beside_all_linear_layers_take_none_away(tmp_path: Path) -> None:
+    text = f"{AXOLOTL}lora_target_linear: true\nlora_target_modules: [q_proj]\n"
+    assert imported(tmp_path, text).recipe.lora.targets == "all-linear"
+
+
+@pytest.mark.parametrize("key", ["max_length", "max_seq_length"])
+def test_rows_without_a_limit_of_tokens_are_named(key: str, tmp_path: Path) -> None:
+    found = imported(tmp_path, f"{TRL}{key}: null\n")
+    assert found.recipe.data.max_tokens == 1024
+    assert found.left[key] == (
+        "null (no row is truncated) has no counterpart; data.max_tokens: 1024 is used"
+    )
+    zero = imported(tmp_path, f"{TRL}{key}: 0\n")
+    assert zero.left == {key: "0 is not above 0; data.max_tokens: 1024 is used"}
+
+
+@pytest.mark.parametrize("theirs", [TRL, LLAMA_FACTORY])
+def test_gradients_that_are_not_scaled_down_are_named(theirs: str, tmp_path: Path) -> None:
+    null = imported(tmp_path, f"{theirs}max_grad_norm: null\n")
+    assert "no gradient is scaled down" in null.left["max_grad_norm"]
+    assert "train.max_grad_norm: 1.0 is used" in null.left["max_grad_norm"]
+    zero = imported(tmp_path, f"{theirs}max_grad_norm: 0\n")
+    assert zero.left["train.max_grad_norm"].endswith("; 1.0 is used")
+    assert zero.recipe.train.max_grad_norm == null.recipe.train.max_grad_norm == 1.0
+
+
+@pytest.mark.parametrize(
+    ("theirs", "key"),
+    [
+        (AXOLOTL, "sequence_len"),
+        (AXOLOTL, "lora_r"),
+        (AXOLOTL, "val_set_size"),
+        (LLAMA_FACTORY, "cutoff_len"),
+        (LLAMA_FACTORY, "max_samples"),
+        (LLAMA_FACTORY, "lora_rank"),
+        (LLAMA_FACTORY, "val_size"),
+        (TRL, "per_device_train_batch_size"),
+        (TRL, "gradient_accumulation_steps"),
+        (TRL, "save_steps"),
+    ],
+)
+def test_zero_is_named_where_it_is_not_off(theirs: str, key: str, tmp_path: Path) -> None:
+    usual = import_recipe(written(tmp_path, theirs)).left
+    assert set(imported(tmp_path, f"{theirs}{key}: 0\n").left) == {key, *usual}
+
+
+def test_zero_is_silent_where_it_is_off(tmp_path: Path) -> None:
+    text = f"{TRL}max_steps: -1\neval_steps: 0\n"
+    assert imported(tmp_path, text).left == {}
+
+
+@pytest.mark.parametrize("theirs", [TRL, AXOLOTL])
+def test_training_in_32_bits_is_named(theirs: str, tmp_path: Path) -> None:
+    off = imported(tmp_path, f"{theirs}bf16: false\n")
+    assert off.left == {
+        "bf16": "false trains in 32 bits: write model.precision: fp32; auto is used"
+    }
+    half = imported(tmp_path, f"{theirs}bf16: false\nfp16: true\n")
+    assert (half.recipe.model.precision, half.left) == ("fp16", {})
+
+
+def test_a_word_for_bf16_that_is_not_known_is_named(tmp_path: Path) -> None:
+    found = imported(tmp_path, f"{AXOLOTL}bf16: full\n")
+    assert "full is none of true, false, auto" in found.left["bf16"]
+
+
+@pytest.mark.parametrize("key", ["datasets", "test_datasets"])
+def test_a_list_without_a_data_set_is_named(key: str, tmp_path: Path) -> None:
+    theirs = TRL if key == "datasets" else AXOLOTL
+    found = imported(tmp_path, f"{theirs}{key}: [{{path: null}}]\n")
+    assert found.left == {key: "is no list of data sets"}
+
+
+@pytest.mark.parametrize("key", ["seed", "gradient_accumulation_steps"])
+@pytest.mark.parametrize("value", ["true", "1.5"])
+def test_what_is_no_whole_number_is_named(key: str, value: str, tmp_path: Path) -> None:
+    found = imported(tmp_path, f"{TRL}{key}: {value}\n")
+    assert "is not a whole number" in found.left[key]
+
+
+def test_a_refused_value_names_the_one_that_another_key_gives(tmp_path: Path) -> None:
+    found = imported(tmp_path, f"{TRL}max_length: 0\nmax_seq_length: 99\n")
+    assert found.left == {"max_length": "0 is not above 0; data.max_tokens: 99 is used"}
+    alpha = imported(tmp_path, f"{LLAMA_FACTORY}lora_alpha: x\nlora_rank: 4\n")
+    assert alpha.left["lora_alpha"] == "x is not readable; lora.alpha: 8 is used"
+
+
+def test_scales_are_quantised_as_the_trainer_does_it(tmp_path: Path) -> None:
+    four_bits = f"{TRL}load_in_4bit: true\n"
+    assert imported(tmp_path, four_bits).recipe.model.double_quantization is False
+    nested = imported(tmp_path, f"{four_bits}use_bnb_nested_quant: true\n")
+    assert nested.recipe.model.double_quantization is True
+    others = [f"{LLAMA_FACTORY}quantization_bit: 4\n", f"{AXOLOTL}load_in_4bit: true\n"]
+    for text in others:
+        assert imported(tmp_path, text).recipe.model.double_quantization is True
+
+
+@pytest.mark.parametrize(
+    ("name", "trainer"),
+    [("axolotl", "Axolotl"), ("llama_factory", "LLaMA-Factory"), ("trl", "TRL")],
+)
+def test_the_file_of_a_trainer_is_recognised_in_place_of_a_recipe(name: str, trainer: str) -> None:
+    file = FILES / f"{name}.yaml"
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(file, ["lora.rank=4"])
+    assert refused.value.what == f"{file}: looks like a file of {trainer}, not like a recipe"
+    assert f"workbench recipes import {file} -o NEW.yaml" in refused.value.hint
+
+
+def test_a_recipe_with_a_key_of_a_trainer_is_no_file_of_a_trainer(tmp_path: Path) -> None:
+    text = "name: x\nmodel: {name: acme/m}\ndata: {train: acme/d}\nbase_model: acme/m\n"
+    with pytest.raises(RecipeError, match="base_model is not a setting"):
+        load_recipe(written(tmp_path, text))

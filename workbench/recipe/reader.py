@@ -8,12 +8,13 @@ from typing import Any
 
 from workbench.errors import NotThere, RecipeError
 from workbench.recipe import keys
+from workbench.recipe.foreign.recognise import trainer_instead_of_recipe
 from workbench.recipe.names import resolve_names
 from workbench.recipe.overrides import apply_overrides
 from workbench.recipe.schema import Recipe
 from workbench.recipe.source import MAX_BYTES, Mistake, Place, YamlSource, parse_yaml, recipe_error
 from workbench.recipe.validate import recipe_problems, validate_recipe, with_value
-from workbench.text import safe_line
+from workbench.text import safe_line, shell_word
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -65,6 +66,7 @@ def read_recipe(
     `file` is the name shown in messages. Raises RecipeError with one line per mistake.
     """
     source = parse_yaml(text, file)
+    _refuse_foreign(source)
     apply_overrides(source, overrides)
     if not isinstance(source.data, dict):
         found = "is empty" if source.data is None else "is a list or a word, not settings"
@@ -75,6 +77,18 @@ def read_recipe(
     if source.mistakes or recipe is None:
         raise recipe_error(source.mistakes)
     return recipe
+
+
+def _refuse_foreign(source: YamlSource) -> None:
+    """Raise RecipeError for the file of another trainer, in place of a line for each key."""
+    if not isinstance(source.data, dict):
+        return
+    if trainer := trainer_instead_of_recipe(source.data):
+        raise RecipeError(
+            f"{source.file}: looks like a file of {trainer}, not like a recipe",
+            hint="make a recipe of it: workbench recipes import "
+            f"{shell_word(source.file)} -o NEW.yaml",
+        )
 
 
 def apply_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:

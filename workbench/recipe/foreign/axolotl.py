@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from workbench.recipe.foreign.data_sets import take_held_out, take_train
 from workbench.recipe.foreign.translation import (
     EVAL_STRATEGY,
     NO_DORA,
@@ -13,6 +14,7 @@ from workbench.recipe.foreign.translation import (
     SCHEDULE,
     SHARED_RULES,
     NoCounterpart,
+    OtherValue,
     Rule,
     Translation,
     held_out_rows,
@@ -49,14 +51,20 @@ SHAPES = {"alpaca": "alpaca", "completion": "text", "sharegpt": "sharegpt"}
 """Prompt formats that name one shape of rows; `chat_template` is recognised from the columns."""
 
 
+def _bf16(value: Any) -> str | None:
+    if value not in (True, False, "auto"):
+        raise OtherValue("is none of true, false, auto")
+    return "auto" if value == "auto" else "bf16" if value else None
+
+
 RULES: dict[str, Rule] = {
     **SHARED_RULES,
     "base_model": Rule("model.name", str),
     "revision_of_model": Rule("model.revision", str),
     "load_in_4bit": Rule("model.quantization", switch("nf4", "none")),
     "load_in_8bit": Rule("model.quantization", NO_EIGHT_BITS),
-    "bf16": Rule("model.precision", lambda value: {True: "bf16", "auto": "auto"}.get(value)),
-    "fp16": Rule("model.precision", lambda value: "fp16" if value is True else None),
+    "bf16": Rule("model.precision", _bf16),
+    "fp16": Rule("model.precision", switch("fp16", None)),
     "flash_attention": Rule("model.attention", switch("flash_attention_2", None)),
     "sdp_attention": Rule("model.attention", switch("sdpa", None)),
     "lora_r": Rule("lora.rank", positive),
@@ -87,14 +95,20 @@ def translate_axolotl(keys: Mapping[str, Any]) -> Translation:
     if keys["adapter"] == "qlora":
         found.settings["model.quantization"] = "nf4"
     found.take(keys, RULES)
+    found.name_full_precision(keys)
+    if keys.get("lora_target_linear") is True:  # names beside it add nothing
+        found.settings["lora.targets"] = "all-linear"
     if any(keys.get(key) is not None for key in EVAL_STRATEGY):  # else eval_steps alone is enough
         found.take_eval_strategy(keys)
     known: dict[str, object] = {**RULES, "adapter": None, **dict.fromkeys(EVAL_STRATEGY)}
     if mixture := keys.get("datasets"):
-        found.take_mixture("datasets", mixture, NAMES, SHAPES)
+        take_train(found, "datasets", mixture, NAMES, SHAPES)
     if held := keys.get("test_datasets"):
-        found.take_first("test_datasets", held, {"path": "data.eval", "split": "data.eval_split"})
-        found.left.pop("test_datasets[0].type", None)  # it is that of the training rows
+        found.hub_eval_split = "test"  # what Axolotl takes of a data set without a split
+        names = {"path": "data.train", "split": "data.split"}
+        take_held_out(found, "test_datasets", held, names, SHAPES)
+    if "data.eval" in found.settings:
+        found.left.pop("val_set_size", None)  # no rows are split off beside held-out ones
     known |= {"datasets": None, "test_datasets": None}
     found.leave_unknown(keys, known)
     return found

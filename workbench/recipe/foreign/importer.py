@@ -11,8 +11,10 @@ from workbench.errors import NotThere, RecipeError
 from workbench.recipe import keys as our_keys
 from workbench.recipe.dump import to_yaml
 from workbench.recipe.foreign.axolotl import translate_axolotl
+from workbench.recipe.foreign.data_sets import locate_files, settle_hub_settings
 from workbench.recipe.foreign.llama_factory import translate_llama_factory
-from workbench.recipe.foreign.translation import NoCounterpart, Translation
+from workbench.recipe.foreign.recognise import trainer_of
+from workbench.recipe.foreign.translation import NoCounterpart, Translation, shown_value
 from workbench.recipe.foreign.trl import translate_trl
 from workbench.recipe.reader import read_text
 from workbench.recipe.schema import Recipe
@@ -49,12 +51,13 @@ def import_recipe(path: Path) -> ImportedRecipe:
     """
     file = safe_line(path, 200)
     found = _translate(_read_keys(path, file), path.absolute().parent, file)
+    locate_files(found.settings, path.absolute().parent)
+    settle_hub_settings(found)
     _leave_what_is_of_one(found)
     name = path.stem[:80] or "imported"
     data: dict[str, Any] = {"name": safe_line(name, 80)}
     for key, value in found.settings.items():
         data = with_value(data, our_keys.split_key(key), value)
-    _locate_data(data, path.absolute().parent)
     recipe = _keep_last_without_curve(_valid_recipe(data, found, file), found)
     return ImportedRecipe(trainer=found.trainer, recipe=recipe, left=found.left)
 
@@ -73,11 +76,12 @@ def _read_keys(path: Path, file: str) -> dict[str, Any]:
 
 def _translate(keys: Mapping[str, Any], folder: Path, file: str) -> Translation:
     try:
-        if "base_model" in keys:
+        trainer = trainer_of(keys)
+        if trainer == "Axolotl":
             return translate_axolotl(keys)
-        if {"stage", "finetuning_type", "cutoff_len", "lora_rank", "lora_target"} & keys.keys():
+        if trainer == "LLaMA-Factory":
             return translate_llama_factory(keys, folder)
-        if "model_name_or_path" in keys:
+        if trainer == "TRL":
             return translate_trl(keys)
     except NoCounterpart as refused:
         raise RecipeError(
@@ -126,24 +130,9 @@ def _keep_last_without_curve(recipe: Recipe, found: Translation) -> Recipe:
     return recipe.model_copy(update={"train": train})
 
 
-def _locate_data(data: dict[str, Any], folder: Path) -> None:
-    """Make names of files absolute: trainers read them from where they are started."""
-    section = data.get("data", {})
-    train = section.get("train")
-    sources = [(section, "train"), (section, "eval")]
-    sources += [(one, "path") for one in train] if isinstance(train, list) else []
-    for holder, key in sources:
-        given = holder.get(key)
-        if isinstance(given, str):
-            for place in (Path.cwd(), folder):
-                if (place / given).is_file():
-                    holder[key] = str((place / given).resolve())
-                    break
-
-
 def _valid_recipe(data: dict[str, Any], found: Translation, file: str) -> Recipe:
-    """Return the recipe; values that it refuses are left out, each with the reason."""
-    for _ in range(len(found.settings) + 1):
+    """Return the recipe; values that it refuses are left, and the trainer's defaults are used."""
+    for _ in range(2 * len(found.settings) + 1):
         problems = recipe_problems(data)
         if not problems:
             return Recipe.model_validate(data)
@@ -155,6 +144,9 @@ def _valid_recipe(data: dict[str, Any], found: Translation, file: str) -> Recipe
         found.left[key] = f"{safe_line(value, 60)} is refused: {why}"
         section, _, name = key.partition(".")
         del data[section][name]
+        if (usual := found.defaults.get(key, value)) != value:
+            found.left[key] += f"; {shown_value(usual)} is used"
+            found.settings[key] = data[section][name] = usual
     raise RecipeError(
         f"{file}: no recipe can be made of it: {problems[0][1]}",
         hint="it has to name a base model and training data",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from workbench.recipe.foreign.data_sets import take_held_out_layout
 from workbench.recipe.foreign.translation import (
     ATTENTION,
     EVAL_STRATEGY,
@@ -90,8 +91,9 @@ def translate_llama_factory(keys: Mapping[str, Any], folder: Path) -> Translatio
     if keys.get("finetuning_type", "lora") != "lora":
         raise NoCounterpart(f"it trains by {safe_line(keys['finetuning_type'], 20)}, not by LoRA")
     found = Translation("LLaMA-Factory", settings=dict(DEFAULTS))
+    found.take({"lora_rank": keys.get("lora_rank")}, RULES)
+    found.settings["lora.alpha"] = found.defaults["lora.alpha"] = 2 * found.settings["lora.rank"]
     found.take(keys, RULES)
-    found.settings.setdefault("lora.alpha", 2 * found.settings["lora.rank"])
     found.take_eval_strategy(keys)
     known: dict[str, object] = dict.fromkeys(
         ("stage", "finetuning_type", "dataset_dir", "dataset", "eval_dataset", *EVAL_STRATEGY)
@@ -100,6 +102,8 @@ def translate_llama_factory(keys: Mapping[str, Any], folder: Path) -> Translatio
     for key, setting in (("dataset", "data.train"), ("eval_dataset", "data.eval")):
         if names := keys.get(key):
             _take_data_set(found, key, names, setting, information)
+    if "data.eval" in found.settings:
+        found.left.pop("val_size", None)  # no rows are split off beside held-out ones
     if "template" in keys:
         found.leave("template", "is not needed: the tokenizer's own chat template is used")
     found.leave_unknown(keys, {**RULES, **known})
@@ -109,7 +113,9 @@ def translate_llama_factory(keys: Mapping[str, Any], folder: Path) -> Translatio
 def _take_data_set(
     found: Translation, key: str, names: Any, setting: str, information: tuple[Path, Any]
 ) -> None:
-    listed = [one.strip() for one in (names if isinstance(names, list) else str(names).split(","))]
+    listed = [
+        str(one).strip() for one in (names if isinstance(names, list) else str(names).split(","))
+    ]
     if len(listed) > 1 and key == "eval_dataset":
         found.leave(key, f"has {len(listed)} data sets, of which the first is taken")
         listed = listed[:1]
@@ -117,16 +123,32 @@ def _take_data_set(
     if len(sources) > 1:
         found.settings[setting] = sources
         return
+    if key == "eval_dataset":
+        _take_held_out(found, f"{key} {listed[0]}", sources[0])
+        return
     found.settings[setting] = sources[0].pop("path")
-    if key == "dataset":
-        ours = {"rows": "max_rows"}
-        found.settings |= {f"data.{ours.get(one, one)}": v for one, v in sources[0].items()}
+    ours = {"rows": "max_rows"}
+    found.settings |= {f"data.{ours.get(one, one)}": v for one, v in sources[0].items()}
+
+
+def _take_held_out(found: Translation, label: str, source: dict[str, Any]) -> None:
+    """Take a data set as `data.eval`; `label` names it in messages about its columns and subset."""
+    settings = found.settings
+    settings["data.eval"] = source["path"]
+    settings["data.eval_split"] = source.get("split", "train")
+    if "rows" in source:
+        settings["data.eval_rows"] = source["rows"]
+    take_held_out_layout(found, f"{label}.columns", {"columns": source.get("columns", {})})
+    same = settings.get("data.train") == source["path"]
+    if source.get("config") != (settings.get("data.config") if same else None):
+        why = "has no counterpart: held-out rows are of the data set's only configuration"
+        found.leave(f"{label}.subset", f"{safe_line(source.get('config'), 60)} {why}")
 
 
 def _source(
     found: Translation, key: str, name: str, information: tuple[Path, Any]
 ) -> dict[str, Any]:
-    """Return the path or hub id of a data set, and its columns where ours have other names."""
+    """Return the path or hub id of a data set, its parts, and its columns with other names."""
     folder, known = information
     about = known.get(name) if isinstance(known, dict) else None
     if not isinstance(about, dict):
@@ -138,11 +160,15 @@ def _source(
         source["path"] = str(folder / str(file))
     elif hub := about.get("hf_hub_url"):
         source["path"] = str(hub)
+    else:
+        found.leave(f"{key} {name}", "names no file and no hf_hub_url: name its file or hub id")
     source |= {ours: about[theirs] for theirs, ours in PARTS.items() if about.get(theirs)}
     for theirs in sorted(set(about) - set(_FOUND)):
         found.leave(f"{key} {name}.{theirs}", "has no counterpart")
     columns = about.get("columns")
     if isinstance(columns, dict):
+        for theirs in sorted(str(one) for one in set(columns) - set(COLUMNS)):
+            found.leave(f"{key} {name}.columns.{theirs}", "has no counterpart")
         ours = {str(theirs): COLUMNS[one] for one, theirs in columns.items() if one in COLUMNS}
         if changed := {theirs: one for theirs, one in ours.items() if theirs != one}:
             source["columns"] = changed

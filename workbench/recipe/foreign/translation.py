@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
+from workbench.recipe.keys import setting_fields
 from workbench.text import safe_line
 
 
 class NoCounterpart(ValueError):
     """The value of a foreign key that our setting cannot have; the text says why."""
+
+
+class OtherValue(NoCounterpart):
+    """A value that our setting cannot have, so that another one is used, which is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,8 @@ class Rule:
     read: Callable[[Any], Any] = lambda value: value
     """Returns our value; None leaves the setting out. Raises NoCounterpart, or another ValueError,
     TypeError or ArithmeticError, for a value that has no counterpart."""
+    null: str = ""
+    """The meaning of null to the trainer where it is not its default; empty where it is."""
 
 
 @dataclass(slots=True)
@@ -34,78 +41,49 @@ class Translation:
     """Our settings by dotted key, in the order in which they were found."""
     left: dict[str, str] = field(default_factory=dict)
     """Foreign keys that have no counterpart, each with the reason."""
+    hub_eval_split: str = ""
+    """The split that the trainer holds out of a hub data set where its file names none; empty for
+    none."""
+    defaults: dict[str, Any] = field(init=False)
+    """The settings before the file was read: what the trainer takes for keys not given."""
+
+    def __post_init__(self) -> None:
+        """Keep the defaults."""
+        self.defaults = dict(self.settings)
 
     def take(self, keys: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
         """Translate every key that has a rule; a value without a counterpart is kept in `left`."""
+        refused: list[tuple[str, Rule, Exception]] = []
         for key, value in keys.items():
             rule = rules.get(key)
-            if rule is None or value is None:
+            if rule is None or (value is None and not rule.null):
                 continue
             try:
+                if value is None:
+                    raise OtherValue(f"({rule.null}) has no counterpart")
                 found = rule.read(value)
-            except (ArithmeticError, ValueError, TypeError) as refused:
-                words = str(refused) if isinstance(refused, NoCounterpart) else "is not readable"
-                self.leave(key, f"{shown_value(value)} {words}")
+            except (ArithmeticError, ValueError, TypeError) as why:
+                refused.append((key, rule, why))
                 continue
             if found is not None:
                 self.settings[rule.setting] = found
+        for key, rule, error in refused:  # last, because another key may have given the setting
+            self._leave_value(key, keys[key], rule.setting, error)
 
-    def take_first(self, key: str, data_sets: Any, names: Mapping[str, str]) -> None:
-        """Take the first of a list of data sets by `names`, their key to ours; leave what else it
-        has, and the length of a list of several.
-        """
-        if not isinstance(data_sets, list) or not data_sets or not isinstance(data_sets[0], dict):
-            self.leave(key, "is no list of data sets")
-            return
-        for name, value in data_sets[0].items():
-            if name in names:
-                self.settings[names[name]] = str(value)
-            elif value not in (None, "", [], {}):
-                self.leave(f"{key}[0].{name}", "has no counterpart")
-        if len(data_sets) > 1:
-            self.leave(key, f"has {len(data_sets)} data sets, of which the first is taken")
+    def _leave_value(self, key: str, value: Any, setting: str, refused: Exception) -> None:
+        """Remember that a value has no counterpart, and which one is used in its place."""
+        known = isinstance(refused, NoCounterpart)
+        words = str(refused) if known else "is not readable"
+        if not known or isinstance(refused, OtherValue):
+            used = self.settings.get(setting, setting_fields()[setting].default)
+            words += f"; {setting}: {shown_value(used)} is used" if used is not None else ""
+        self.leave(key, f"{shown_value(value)} {words}")
 
-    def take_mixture(
-        self,
-        key: str,
-        data_sets: Any,
-        names: Mapping[str, str],
-        shapes: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """Take a list of data sets as `data.train`: of several, each becomes a source.
-
-        `names` are their keys with ours. `shapes` are the values of their key `type` that name a
-        shape of ours.
-        """
-        sources: list[dict[str, str | float]] = []
-        listed = enumerate(data_sets if isinstance(data_sets, list) else ())
-        for n, one in ((n, file) for n, listed_set in listed for file in _each_file(listed_set)):
-            if not isinstance(one, dict) or "path" not in one:
-                continue
-            sources.append({})
-            for name, value in one.items():
-                if name == "type" and shapes and str(value) in (*shapes, *_BY_COLUMNS):
-                    if str(value) in shapes:
-                        sources[-1]["data.shape"] = shapes[str(value)]
-                elif name == "type" and shapes:
-                    self.leave(f"{key}[{n}].type", f"{safe_line(value, 60)} is a format of its own")
-                elif name in names and isinstance(value, float):
-                    sources[-1][names[name]] = value
-                elif name in names:
-                    sources[-1][names[name]] = str(value)
-                elif value not in (None, "", [], {}):
-                    why = NEEDLESS.get(name, "has no counterpart")
-                    self.leave(f"{key}[{n}].{name}", why)
-        if not sources:
-            self.leave(key, "is no list of data sets")
-        elif len(sources) == 1:
-            self.settings |= sources[0]
-        else:
-            ours = {"data.train": "path"}
-            self.settings["data.train"] = [
-                {ours.get(name, name.removeprefix("data.")): value for name, value in one.items()}
-                for one in sources
-            ]
+    def name_full_precision(self, keys: Mapping[str, Any]) -> None:
+        """Remember that a file which switches bf16 off, and names no other, trains in 32 bits."""
+        if keys.get("bf16") is False and "model.precision" not in self.settings:
+            why = "false trains in 32 bits: write model.precision: fp32; auto is used"
+            self.leave("bf16", why)
 
     def take_eval_strategy(self, keys: Mapping[str, Any]) -> None:
         """Keep `evaluate.every` only where transformers' Trainer evaluates every `eval_steps`.
@@ -142,25 +120,6 @@ EVAL_STRATEGY = ("eval_strategy", "evaluation_strategy")
 """The key of transformers' Trainer that says when it evaluates, and its older name."""
 _WRITE_EVERY = "write evaluate.every as a number of optimizer steps"
 
-_FORMATS = ("json", "csv", "parquet", "text")
-"""Names of `datasets` for files of a format, whose names stand in `data_files`."""
-
-
-def _each_file(data_set: Any) -> list[Any]:
-    """Return the data set, or one for each of its files where its path names their format."""
-    if not isinstance(data_set, dict) or data_set.get("path") not in _FORMATS:
-        return [data_set]
-    files = data_set.get("data_files")
-    files = [files] if isinstance(files, str) else files
-    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-        return [data_set]
-    others = {name: value for name, value in data_set.items() if name != "data_files"}
-    return [{**others, "path": file} for file in files]
-
-
-_BY_COLUMNS = ("chat_template", "input_output")
-"""Prompt formats of Axolotl that name no shape: it is recognised from the columns."""
-
 NEEDLESS = {
     **dict.fromkeys(
         ("output_dir", "dataset_prepared_path", "overwrite_output_dir", "overwrite_cache"),
@@ -194,21 +153,36 @@ NEEDLESS = {
 
 def shown_value(value: Any) -> str:
     """Return a value as YAML writes it, on one line."""
-    return str(value).lower() if isinstance(value, bool) else safe_line(value, 60)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return safe_line(f"[{', '.join(value)}]", 60)
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else safe_line(value, 60)
 
 
-def positive(value: Any) -> int | None:
+def whole(value: Any) -> int:
+    """Return a whole number."""
+    count = int(value)
+    if isinstance(value, bool) or count != float(value):
+        raise OtherValue("is not a whole number")
+    return count
+
+
+def positive(value: Any) -> int:
+    """Return a whole number above 0."""
+    if (count := whole(value)) < 1:
+        raise OtherValue("is not above 0")
+    return count
+
+
+def positive_or_off(value: Any) -> int | None:
     """Return a whole number above 0; None for one below, by which trainers say "off"."""
-    number = int(value)
-    if number != float(value):
-        raise NoCounterpart("is not a whole number")
-    return number if number > 0 else None
+    return count if (count := whole(value)) > 0 else None
 
 
 def number(value: Any) -> float:
     """Return a number, also from text such as `2e-4`, which YAML 1.1 reads as text."""
     if isinstance(value, bool):
-        raise NoCounterpart("is no number")
+        raise OtherValue("is no number")
     return float(value)
 
 
@@ -218,7 +192,7 @@ def one_of(*names: str, **others: str) -> Callable[[Any], str]:
 
     def read(value: Any) -> str:
         if str(value) not in table:
-            raise NoCounterpart(f"is none of {', '.join(sorted(set(table.values())))}")
+            raise OtherValue(f"is none of {', '.join(sorted(set(table.values())))}")
         return table[str(value)]
 
     return read
@@ -239,7 +213,7 @@ def switch(on: Any, off: Any) -> Callable[[Any], Any]:
 
     def read(value: Any) -> Any:
         if not isinstance(value, bool):
-            raise NoCounterpart("is neither true nor false")
+            raise OtherValue("is neither true nor false")
         return on if value else off
 
     return read
@@ -249,27 +223,36 @@ def share_or_refuse(value: Any) -> float:
     """Return a warm-up as a share of all steps."""
     share = number(value)
     if not 0 <= share < 1:
-        raise NoCounterpart("is a number of steps: write train.warmup as a share of all steps")
+        raise OtherValue("is a number of steps: write train.warmup as a share of all steps")
     return share
 
 
-def held_out_rows(value: Any) -> int | None:
-    """Return the number of held-out rows; a share of the rows has no counterpart."""
+def held_out_rows(value: Any) -> int:
+    """Return the number of held-out rows; a share of the rows, and no rows, have no counterpart."""
     size = number(value)
     if 0 < size < 1:
-        raise NoCounterpart("is a share of the rows: write data.eval_rows as a number of rows")
+        raise OtherValue("is a share of the rows: write data.eval_rows as a number of rows")
+    if size == 0:
+        raise OtherValue("holds no rows out, which has no counterpart")
     return positive(value)
 
 
-def targets(value: Any) -> Any:
-    """Return the names of the layers that get an adapter, or `all-linear`."""
-    if isinstance(value, str):
-        if value in ("all", "all-linear"):
-            return "all-linear"
-        value = [part.strip() for part in value.split(",")]
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise NoCounterpart("is no list of names")
-    return value
+_PLAIN_NAME = re.compile(r"[\w.]+\Z", re.ASCII)
+
+
+def targets(value: Any) -> list[str] | str | None:
+    """Return the names of the layers that get an adapter, or `all-linear`; None for no names.
+
+    A regular expression, as PEFT takes it from a text, has no counterpart.
+    """
+    names = re.split(r"[,\s]+", value.strip(", \t\n")) if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        raise OtherValue("is no list of names")
+    if names in (["all"], ["all-linear"]):
+        return "all-linear"
+    if not all(_PLAIN_NAME.match(one) for one in names if one):
+        raise OtherValue("is a regular expression: write the names of layers in lora.targets")
+    return [one for one in names if one] or None
 
 
 def held_out_loss(value: Any) -> None:
@@ -301,7 +284,7 @@ LOWER_IS_BETTER = only(False, "has no counterpart: train.keep: best keeps the lo
 SHARED_RULES: dict[str, Rule] = {
     "lora_alpha": Rule("lora.alpha", number),
     "lora_dropout": Rule("lora.dropout", number),
-    "max_steps": Rule("train.max_steps", positive),
+    "max_steps": Rule("train.max_steps", positive_or_off),
     "gradient_accumulation_steps": Rule("train.accumulation", positive),
     "learning_rate": Rule("train.learning_rate", number),
     "weight_decay": Rule("train.weight_decay", number),
@@ -311,8 +294,8 @@ SHARED_RULES: dict[str, Rule] = {
     "gradient_checkpointing": Rule("train.gradient_checkpointing", RECOMPUTE),
     "save_steps": Rule("train.save_every", positive),
     "logging_steps": Rule("train.log_every", positive),
-    "seed": Rule("train.seed", int),
-    "eval_steps": Rule("evaluate.every", positive),
+    "seed": Rule("train.seed", whole),
+    "eval_steps": Rule("evaluate.every", positive_or_off),
     "load_best_model_at_end": Rule("train.keep", switch("best", None)),
     "metric_for_best_model": Rule("train.keep", held_out_loss),
     "greater_is_better": Rule("train.keep", LOWER_IS_BETTER),
@@ -322,6 +305,7 @@ SHARED_RULES: dict[str, Rule] = {
 TRAINER_RULES: dict[str, Rule] = {
     **SHARED_RULES,
     "model_name_or_path": Rule("model.name", str),
+    "max_grad_norm": Rule("train.max_grad_norm", number, null="no gradient is scaled down"),
     "model_revision": Rule("model.revision", lambda value: None if value == "main" else str(value)),
     "bf16": Rule("model.precision", switch("bf16", None)),
     "fp16": Rule("model.precision", switch("fp16", None)),

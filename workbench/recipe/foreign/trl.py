@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from workbench.recipe.foreign.data_sets import take_train
 from workbench.recipe.foreign.translation import (
     ATTENTION,
     EVAL_STRATEGY,
@@ -36,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "data.max_tokens": 1024,
     "train.keep": "last",
     "model.quantization": "none",
+    "model.double_quantization": False,
 }
 """What TRL takes for a key that is not given, where ours differs (TRL 1.16). Without
 `lora_target_modules` PEFT chooses by the family: these two for Llama, Qwen, Gemma and Mistral."""
@@ -62,8 +64,8 @@ RULES: dict[str, Rule] = {
     "dataset_config": Rule("data.config", str),
     "dataset_train_split": Rule("data.split", str),
     "dataset_test_split": Rule("data.eval_split", str),
-    "max_length": Rule("data.max_tokens", positive),
-    "max_seq_length": Rule("data.max_tokens", positive),
+    "max_length": Rule("data.max_tokens", positive, null="no row is truncated"),
+    "max_seq_length": Rule("data.max_tokens", positive, null="no row is truncated"),
     "assistant_only_loss": Rule("data.loss_on", switch("assistant", None)),
     "loss_type": Rule("data.loss_on", _loss_type),
     "completion_only_loss": Rule("data.loss_on", switch("completion", "all")),
@@ -81,15 +83,19 @@ def translate_trl(keys: Mapping[str, Any]) -> Translation:
         raise NoCounterpart("the file is for preference or reward training, not for fine-tuning")
     found = Translation("TRL", settings=dict(DEFAULTS))
     found.take(keys, RULES)
+    found.name_full_precision(keys)
     if "use_peft" not in keys:
         found.leave("use_peft", "is not given, so that TRL trains all weights: LoRA is used here")
     if "data.loss_on" not in found.settings:
         why = "is not true, so that TRL learns chats whole: here loss is on the answers"
         found.leave("assistant_only_loss", f"{why}; data.loss_on: all learns all")
     found.take_eval_strategy(keys)
+    if any(keys.get(key) not in (None, "no", False) for key in EVAL_STRATEGY):
+        found.hub_eval_split = "test"  # the default of dataset_test_split, read by evaluations only
     known: dict[str, object] = {**RULES, **dict.fromkeys(EVAL_STRATEGY)}
     if mixture := keys.get("datasets"):
-        found.take_mixture(
+        take_train(
+            found,
             "datasets",
             mixture,
             {
