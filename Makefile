@@ -29,7 +29,7 @@ test-lowest:
 
 # Whole steps of the two families that take most kernels; docs/step.md names the tests of each kernel.
 kernels: .venv/tools .venv/triton
-	@TRITON_INTERPRET=1 PYTHONPATH=.venv/triton $(BIN)/python -m pytest -n 2 tests/training/step/test_parity.py tests/training/decode/test_nf4_product.py -k "every_family and (gemma2 or qwen3_5_text) or last_product or nf4_product"
+	@TRITON_INTERPRET=1 PYTHONPATH=.venv/triton $(BIN)/python -m pytest -n 2 tests/training/step/test_parity.py tests/training/step/test_small_kernels.py tests/training/decode/test_nf4_product.py -k "every_family and (gemma2 or qwen3_5_text) or last_product or share_their_gradient or nf4_product"
 
 # Beside the environment, where torch's own Triton may be another one, or none.
 .venv/triton: .venv/installed

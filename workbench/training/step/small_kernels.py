@@ -55,7 +55,7 @@ class SmallKernels:
         device = parts.head.weight_VD.device
         for module, width in find_norms(parts.decoder):
             norm = NormConstants.of(module, kind, width, device)
-            self._replace_forward(module, _norm_forward(module, norm))
+            self._replace_forward(module, _norm_forward(module, norm, in_attention=width > 0))
         for layer in parts.layers:
             if (mlp := getattr(layer, "mlp", None)) is not None:
                 forward = _mlp_forward(mlp, parts.config, fused)
@@ -63,7 +63,7 @@ class SmallKernels:
                     self._replace_forward(mlp, forward)
             if (scalar := getattr(layer, "layer_scalar", None)) is not None:  # Gemma 4's
                 # A number in the launch: for one on the card PyTorch takes a kernel that loads an
-                # element at a time. Before the buffer, not in its place: model.to() moves buffers.
+                # element at a time. It hides the buffer, which model.to() would move.
                 self._replaced.append((layer.__dict__, "layer_scalar", None))
                 layer.__dict__["layer_scalar"] = float(scalar)
         # Attention modules look this function up in their own module, so it is replaced there, for
@@ -121,7 +121,9 @@ def find_norms(decoder: nn.Module) -> Iterator[tuple[nn.Module, int]]:
                 yield module, int(getattr(parent, "head_dim", 0))
 
 
-def _norm_forward(module: Any, norm: NormConstants) -> Callable[[Tensor], Tensor]:
+def _norm_forward(
+    module: Any, norm: NormConstants, *, in_attention: bool
+) -> Callable[[Tensor], Tensor]:
     """Return a forward of an RMSNorm by kernels, whose output carries how to make it again."""
     original, weight_K, eps, gemma = module.forward, norm.weight_K, norm.eps, norm.gemma
 
@@ -129,11 +131,12 @@ def _norm_forward(module: Any, norm: NormConstants) -> Callable[[Tensor], Tensor
         if not module.training:
             result: Tensor = original(x)
             return result
-        made: tuple[Tensor, Tensor] = RmsNorm.apply(x, weight_K, eps, gemma)  # type: ignore[no-untyped-call]
+        of_heads = in_attention and x.ndim == 4
+        made: tuple[Tensor, Tensor] = RmsNorm.apply(x, weight_K, eps, gemma, of_heads)  # type: ignore[no-untyped-call]
         out, rstd = made
-        # Attention reads the norms of heads and keeps what it reads: nothing to make again there.
-        is_of_heads = out.ndim == 4
-        return out if is_of_heads else attach_remake(out, again, x, rstd, normed=as_input)
+        # Attention keeps what it reads, so that norms of heads need not be made again; nor are
+        # those that lie in four dimensions elsewhere (Gemma 4's of embeddings for each layer).
+        return out if out.ndim == 4 else attach_remake(out, again, x, rstd, normed=as_input)
 
     def again(x: Tensor, _: Tensor) -> Tensor:
         return rms_norm(x, weight_K, eps=eps, gemma=gemma)[0]

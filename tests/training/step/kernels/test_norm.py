@@ -48,7 +48,19 @@ def test_gradients_of_heads_take_the_place_of_those_of_the_output() -> None:
     want = rms_norm_reference(both[..., :48].view(1, 5, 3, 16), weight, 1e-5, gemma=False)
     (want_dx,) = torch.autograd.grad(want, both, dy)
     x = both[..., :48].view(1, 5, 3, 16)
-    got, _ = RmsNorm.apply(x, weight, 1e-5, False)  # type: ignore[no-untyped-call]
+    got, _ = RmsNorm.apply(x, weight, 1e-5, False, True)  # type: ignore[no-untyped-call]
     (dx,) = torch.autograd.grad(got, x, dy)
     assert (dx.data_ptr(), dx.stride()) == (dy.data_ptr(), dy.stride())
     torch.testing.assert_close(dx, want_dx[..., :48].view_as(dx), rtol=1e-4, atol=1e-5)
+
+
+def test_other_norms_in_four_dimensions_leave_the_gradient_that_a_sum_shares() -> None:
+    """Gemma 4 adds such a norm to its tables' rows, and a sum gives both the same gradient."""
+    x, weight = randn(1, 5, 3, 16).requires_grad_(), randn(16, seed=1)
+    table, dy = randn(1, 5, 3, 16, seed=2).requires_grad_(), randn(1, 5, 3, 16, seed=3)
+    got, _ = RmsNorm.apply(x, weight, 1e-5, False, False)  # type: ignore[no-untyped-call]
+    given = dy.clone()
+    dx, dtable = torch.autograd.grad(got + table, [x, table], given)
+    (want,) = torch.autograd.grad(rms_norm_reference(x, weight, 1e-5, gemma=False), x, dy)
+    torch.testing.assert_close(dx, want, rtol=1e-4, atol=1e-5)
+    assert torch.equal(dtable, dy)

@@ -76,18 +76,20 @@ def _rms_norm_backward_kernel(
 
 
 class RmsNorm(torch.autograd.Function):
-    """RMSNorm as an autograd function: RmsNorm.apply(x, weight, eps, gemma) gives (out, rstd).
+    """RMSNorm as an autograd function: RmsNorm.apply(x, weight, eps, gemma, of_heads) gives
+    (out, rstd).
 
     Keeps the input and one fp32 number a row. Norms of queries and keys, of each head or of all
-    together, read them where they lie in the output of their projection, without a copy. Those of
-    each head overwrite their output's gradient, so that the gradients of queries, keys and values
-    lie beside each other as attention made them (lora_up.join_columns): right only for outputs
-    whose reader gives a gradient of its own.
+    together, read them where they lie in the output of their projection, without a copy. A norm
+    `of_heads`, (1, tokens, heads, width) or heads first, overwrites its output's gradient, so that
+    the gradients of queries, keys and values lie beside each other as attention made them
+    (lora_up.join_columns). That is right only for an output whose reader gives a gradient of its
+    own; a sum gives one to all that it adds.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, eps: float, gemma: bool
+        ctx: Any, x: Tensor, weight: Tensor, eps: float, gemma: bool, of_heads: bool = False
     ) -> tuple[Tensor, Tensor]:
         # Gemma 3 passes heads first, (1, heads, tokens, width), a transposed view. Its output is
         # made in memory's order, tokens first; attention would copy it otherwise.
@@ -97,14 +99,14 @@ class RmsNorm(torch.autograd.Function):
         out, rstd = rms_norm(x, weight, eps=eps, gemma=gemma)
         ctx.save_for_backward(x, weight, rstd)
         ctx.mark_non_differentiable(rstd)
-        ctx.gemma = gemma
+        ctx.gemma, ctx.of_heads = gemma, of_heads
         return out.transpose(1, 2) if ctx.turned else out, rstd
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, rstd = ctx.saved_tensors
         dy, width = dy.transpose(1, 2) if ctx.turned else dy, x.shape[-1]
-        if x.ndim == 4:  # of heads
+        if ctx.of_heads:
             dx = dy = dy if _row_layout(dy) else dy.contiguous()
         else:
             dy, dx = dy.contiguous(), x.new_empty(x.shape)
@@ -112,7 +114,7 @@ class RmsNorm(torch.autograd.Function):
             dy, x, weight, rstd, dx, width, *_row_layout(x), *_row_layout(dy), ctx.gemma,
             next_power_of_two(width), num_warps=_warps(width),
         )  # fmt: skip
-        return dx.transpose(1, 2) if ctx.turned else dx, None, None, None
+        return dx.transpose(1, 2) if ctx.turned else dx, None, None, None, None
 
 
 def rms_norm(x: Tensor, weight: Tensor, *, eps: float, gemma: bool) -> tuple[Tensor, Tensor]:
