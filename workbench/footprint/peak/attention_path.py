@@ -15,7 +15,9 @@ WIDEST_HEAD = 256
 """The widest head, in values, that Flash Attention 2 has kernels for."""
 SHORT_TOKENS = 1024
 """Tokens of the longest row up to which our own kernel takes the place of Flash Attention 2, being
-faster (docs/notes/2026-11-27-step.md, "Attention alone"); it has heads of up to 512 values, too."""
+faster (docs/notes/2026-11-27-step.md, "Attention alone")."""
+WIDEST_SHORT_HEAD = 512
+"""The widest head, in values, of our own kernel."""
 WIDEST_RANK = 256
 """The highest rank of the step's low-rank kernels, whose programs hold parts of A and B in shared
 memory. Higher ranks use torch's operations."""

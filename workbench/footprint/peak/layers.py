@@ -16,7 +16,11 @@ from workbench.footprint.model.linear_attention import DeltaLayers
 from workbench.footprint.model.shape import PAIRED_ROTARY, ModelShape
 from workbench.footprint.model.target_names import adapts_tables
 from workbench.footprint.model.weight_counts import WeightCounts
-from workbench.footprint.peak.attention_path import WIDEST_HEAD, WIDEST_RANK
+from workbench.footprint.peak.attention_path import (
+    WIDEST_HEAD,
+    WIDEST_RANK,
+    WIDEST_SHORT_HEAD,
+)
 from workbench.recipe.schema import Lora
 
 QKV = ("q_proj", "k_proj", "v_proj", "qkv_proj")
@@ -104,7 +108,8 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
     """
     if shape.delta is not None:
         return _delta_layer(shape, shape.delta, lora, precision)
-    if shape.head_dim > WIDEST_HEAD and kernel in ("package", "torch"):
+    widest = WIDEST_SHORT_HEAD if kernel == "triton" else WIDEST_HEAD
+    if shape.head_dim > widest and kernel in ("package", "torch", "triton"):
         kernel = "efficient"  # attention/interface.py does the same
     value = VALUE_BYTES[precision]
     width, ffn, dense = shape.width, shape.ffn, kernel == "dense"

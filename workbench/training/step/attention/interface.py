@@ -11,7 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from workbench.footprint.peak.attention_path import SHORT_TOKENS, WIDEST_HEAD
+from workbench.footprint.peak.attention_path import (
+    SHORT_TOKENS,
+    WIDEST_HEAD,
+    WIDEST_SHORT_HEAD,
+)
 from workbench.training.step.attention.choice import PREFIX, AttentionChoice
 from workbench.training.step.attention.implementations import (
     IMPLEMENTATIONS,
@@ -23,7 +27,6 @@ from workbench.training.step.attention.implementations import (
     attend_by_triton,
 )
 from workbench.training.step.kernels import triton_support
-from workbench.training.step.kernels.attention import BLOCKS
 
 _FLASH = (attend_by_package, attend_by_torch, attend_by_triton)
 IGNORED = frozenset({"position_ids", "seq_idx", "use_cache", "cache_position", "output_attentions"})
@@ -75,7 +78,7 @@ def as_attention_function(kernel: Implementation) -> Callable[..., tuple[Tensor,
         window = sliding_window if sliding_window and sliding_window < max_length_q else None
         short = max_length_q <= SHORT_TOKENS and triton_support.is_usable(query.device)
         attend_by, width = kernel, query.shape[-1]
-        if kernel in _FLASH and short and width <= max(BLOCKS):
+        if kernel in _FLASH and short and width <= WIDEST_SHORT_HEAD:
             attend_by = attend_by_triton
         elif kernel in _FLASH and width > WIDEST_HEAD:  # Gemma 4's full attention
             attend_by = attend_by_memory_efficient

@@ -4,9 +4,10 @@ Flash Attention 2's algorithm (Dao 2023, arXiv 2307.08691). On rows of some hund
 libraries' kernels wait more than they compute: theirs takes five launches going backward, with an
 fp32 accumulator of dq and with dk and dv of every query head, which are then summed. Here it is
 two; a program sums the query heads that share keys, and the gradients of q, k and v lie beside each
-other, so that the projections before them go backward in one product. On long rows the libraries'
-are faster, because scores are computed twice going backward here (times in
-docs/notes/2026-11-27-step.md).
+other, so that the projections before them go backward in one product. (For heads beyond 256 values
+the sum is a third launch: their groups are so few that a program for each would leave most of a
+card without one.) On long rows the libraries' are faster, because scores are computed twice going
+backward here (times in docs/notes/2026-11-27-step.md).
 
 Scores are in base 2: log2(e) is in their scale, so that exp2 serves. A program's rows of q, or of
 k and v, are of one sequence; programs beyond its end leave at once. The reference of the tests is
@@ -37,7 +38,7 @@ BLOCKS: dict[int, dict[str, tuple[int, int, int, int]]] = {
 less than the 99 KiB of shared memory of compute capability 8.6 to 12.0
 (tests/training/step/kernels/test_shared_memory.py)."""
 WIDE = 256
-"""Width of heads beyond which programs sum dk and dv of one query head alone."""
+"""Values of the widest heads for which one program sums dk and dv over all that share keys."""
 FP32_BLOCKS = (32, 32, 4, 1)
 """The same in fp32, for tests: no plan attends so in fp32."""
 
@@ -265,7 +266,6 @@ class ShortRowAttention(torch.autograd.Function):
             softcap or 1.0, *strides, dq_THD.stride(0), **more,
         )  # fmt: skip
         more = _launch_settings("kv", q_THD, k_TGD, window, softcap)
-        # Wide heads have few groups, which alone would fill a card with too few programs.
         parts = heads // groups if width > WIDE else 1
         both, part_stride = grads[:, heads:], 0
         if parts > 1:

@@ -193,8 +193,9 @@ def lora_down(
     block_t, block_k, programs = 32, 128 if block_r <= 32 else 32, 264
     if gated and block_r <= 32:
         block_t, programs = 16, 528
+    # Four projections would not fit a 3090's shared memory.
     elif (width > 8192 or p == 0) and block_r <= 32 and count < 4:
-        block_t = 64  # four projections would not fit a 3090's shared memory
+        block_t = 64
     blocks = ceil_div(tokens, block_t)
     parts = max(1, min(ceil_div(programs, blocks), ceil_div(width, 4 * block_k)))
     # A stretch is of whole blocks, so fewer parts than planned may cover the width.
