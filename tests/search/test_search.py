@@ -165,6 +165,9 @@ def test_random_draws_of_lists_try_every_point_once() -> None:
         points = initial_points(tpe(small, method="random", trials=trials))
         assert len(points) == len({str(point) for point in points}) == different
     assert points[:3] == initial_points(tpe(small, method="random", trials=3))
+    whole = {"lora.rank": {"min": 4, "max": 6, "integer": True}}
+    ranks = [point["lora.rank"] for point in initial_points(tpe(whole, method="random", trials=9))]
+    assert sorted(ranks) == [4, 5, 6]
 
 
 def test_an_edited_clone_outside_the_space_does_no_harm() -> None:

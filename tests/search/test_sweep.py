@@ -197,6 +197,9 @@ def test_trials_are_counted() -> None:
     assert trial_count(read(SMALL + grid, "sweep.method=random", "sweep.trials=9").sweep) == 6
     assert trial_count(read(SMALL + grid, "sweep.method=tpe", "sweep.trials=9").sweep) == 6
     assert trial_count(read(FULL, "sweep.trials=null").sweep) is None
+    ranks = "{lora.rank: {min: 4, max: 6, integer: true}}"
+    whole = f"sweep: {{method: random, trials: 9, parameters: {ranks}}}"
+    assert trial_count(read(SMALL + whole).sweep) == 3
     conditional = (
         "lora.rslora: [true, false]\nlora.alpha: {values: [1, 2, 3], when: {lora.rslora: true}}"
     )

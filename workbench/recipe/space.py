@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any
 
@@ -96,10 +96,18 @@ def in_condition_order(parameters: Mapping[str, Parameter]) -> dict[str, Paramet
     return ordered
 
 
-def grid_points(parameters: Mapping[str, Parameter]) -> Iterator[dict[str, Any]]:
-    """Generate every point of lists and choices; the last parameter changes fastest.
+def countable_values(parameter: Parameter) -> Sequence[Any] | None:
+    """Return the values of a list, a choice or a range of whole numbers; None for other ranges."""
+    if isinstance(parameter, Range):
+        whole = range(math.ceil(parameter.min), math.floor(parameter.max) + 1)
+        return whole if parameter.integer else None
+    return values_of(parameter)
 
-    Lazy, so that the first points of a huge grid cost nothing.
+
+def grid_points(parameters: Mapping[str, Parameter]) -> Iterator[dict[str, Any]]:
+    """Generate every point of lists, choices and ranges of whole numbers.
+
+    The last parameter changes fastest. Lazy, so that the first points of a huge grid cost nothing.
     """
     ordered = list(in_condition_order(parameters).items())
 
@@ -111,15 +119,18 @@ def grid_points(parameters: Mapping[str, Parameter]) -> Iterator[dict[str, Any]]
         if not parameter_exists(parameter, point):
             yield from below(depth + 1, point)
             return
-        for value in values_of(parameter) or []:
+        for value in countable_values(parameter) or []:
             yield from below(depth + 1, {**point, key: value})
 
     return below(0, {})
 
 
 def grid_size(parameters: Mapping[str, Parameter]) -> int | None:
-    """Return the number of points, counted up to MAX_TRIALS + 1; None if a parameter is a range."""
-    values = [values_of(parameter) for parameter in parameters.values()]
+    """Return the number of points, counted up to MAX_TRIALS + 1.
+
+    None if a parameter is a range of numbers that need not be whole.
+    """
+    values = [countable_values(parameter) for parameter in parameters.values()]
     if any(one is None for one in values):
         return None
     if not any(condition_of(parameter) for parameter in parameters.values()):

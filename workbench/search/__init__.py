@@ -82,8 +82,9 @@ def _drawn_point(
 ) -> dict[str, Any] | None:
     """Return an untried point for trial `number`, at random from attempt `first` on.
 
-    Where all attempts find points that were tried, return the first untried one of a small space,
-    and None where that has none. Other spaces hardly run out: a point tried before is accepted.
+    Where all attempts find points that were tried, return the first untried one of a space that can
+    be counted, and None where that has none. Of other spaces, which hardly run out, a point that
+    was tried is returned.
     """
     point: dict[str, Any] = {}
     for again in range(first, ATTEMPTS):
