@@ -614,7 +614,7 @@ def test_a_trial_moved_to_a_card_that_vanished_names_the_way_out(bench_of: MakeB
     bench.store.steer_trial(2, desired_card="cpu-1")
     ask(bench, "release")
     bench.ticks(2)
-    assert "waits for cpu-1: gone; `workbench move` takes it" in bench.store.trial(2).waiting
+    assert "waits for cpu-1: gone; `workbench move` takes the trial" in bench.store.trial(2).waiting
     ask(bench, "move", trial=2, card="any")
     assert bench.until(State.DONE, 2).card == "cpu-0"
 

@@ -66,8 +66,17 @@ def test_resuming_an_experiment_resumes_the_base_that_it_awaits(bench_of: MakeBe
     assert ask(bench, "release").ok
     bench.until(State.RUNNING, 2)
     assert bench.store.trial(base).state is State.PAUSED
-    assert "1 trial resumed" in ask(bench, "resume-experiment", experiment=id).text
-    bench.until(State.DONE, base)
+    other = bench.submit(recipe(train=LONG, name="other"))
+    bench.ticks(1)
+    assert bench.store.experiment(other).base_trial == base
+    bench.store.steer_experiment(id, held=1)
+    answer = ask(bench, "resume-experiment", experiment=other)
+    assert (
+        "its base waits for experiment tiny, which is held: `workbench resume tiny`" in answer.text
+    )
+    answer = ask(bench, "resume-experiment", experiment=id)
+    assert f"its base, trial {base}, resumed" in answer.text
+    assert bench.store.trial(base).desired_state == "run"
 
 
 def test_an_experiment_that_is_being_prepared_can_be_stopped(bench_of: MakeBench) -> None:

@@ -54,26 +54,30 @@ def resume_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnsw
     count = _each_trial(
         context, experiment, resume_trial, lambda trial: trial.desired_state != "run"
     )
-    count += _resume_base(context, experiment)
     resumed = f"; {plural(count, 'trial')} resumed" if count else ""
+    resumed += _resume_base(context, experiment)
     return accepted(
         f"experiment {safe_line(experiment.name)} continues as cards become free{resumed}",
         experiment=experiment.id,
     )
 
 
-def _resume_base(context: TickContext, experiment: Experiment) -> int:
-    """Resume the base that the experiment is compared with, if it was paused; return how many.
+def _resume_base(context: TickContext, experiment: Experiment) -> str:
+    """Resume the base that the experiment is compared with, if it was paused; return the words.
 
     It may be another experiment's, which shares it.
     """
     if experiment.base_trial is None:
-        return 0
+        return ""
     base = context.store.trial(experiment.base_trial)
     if base.state.final or base.desired_state != "pause":
-        return 0
+        return ""
+    owner = context.store.experiment(base.experiment)
+    if owner.held:
+        name = safe_line(owner.name)
+        return f"; its base waits for experiment {name}, which is held: `workbench resume {name}`"
     resume_trial(context, {"trial": base.id})
-    return 1
+    return f"; its base, trial {base.id}, resumed"
 
 
 def _end_experiment(

@@ -113,7 +113,7 @@ def wait_for_one(
     free = [_lack(context, row, base) for row in pinned] or ["it is unknown"]
     reason = busy.get(trial.desired_card or "") or free[0]
     if not any(row.present for row in pinned):
-        reason += "; `workbench move` takes it to another card, or to any"
+        reason += "; `workbench move` takes the trial to another card, or to any"
     return f"waits for {trial.desired_card}: {reason}"
 
 
