@@ -278,6 +278,21 @@ def test_reasoning_that_never_ends_is_refused_where_it_is_not_learned(
     with pytest.raises(DataError, match="is never closed"):
         rendered(own, cut, reasoning=reasoning)
     assert ("unended", "") in rendered(own, cut).findings
+    earlier = {"messages": [*cut["messages"], asked("2+2"), answer("4")]}
+    last = rendered(own, earlier, "completion")
+    assert "unended" not in [kind for kind, _ in last.findings]
+    if reasoning == "mask":
+        assert learned(own, rendered(own, earlier, "completion", reasoning="mask"))[-1] == f"4{END}"
+
+
+def test_words_about_a_tag_are_no_block_for_a_template_that_reads_a_field(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    own = family_tokenizer(tokenizer, "qwen3_8")
+    tokens = rendered(own, {"messages": [asked("How?"), answer("Write </think> at the end.")]})
+    assert "Write </think> at the end." in learned(own, tokens)[0]
+    block = rendered(own, {"messages": [asked("1+1"), answer("<think>one</think>2")]})
+    assert block.answer == "<think>one</think>2"  # what is scored stays what the row says
 
 
 @pytest.mark.parametrize(

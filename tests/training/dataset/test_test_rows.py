@@ -95,7 +95,7 @@ def test_copies_of_held_out_rows_are_counted_where_they_leave_none_to_train_on(
     check: Check,
 ) -> None:
     said = refusal(check, PAIRS[:3] * 10, eval_rows=3)
-    assert "30 rows, of which 3 are to be held out and the other 27 repeat them, leave" in said
+    assert "30 rows, 3 of them different, of which 3 are to be held out, leave none" in said
 
 
 def test_more_test_rows_than_there_are_leave_none_to_train_on(check: Check) -> None:

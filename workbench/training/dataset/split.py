@@ -71,11 +71,11 @@ class HeldOut:
                 "all rows are one and the same, which is held out: none is left to train on",
                 hint="add rows that differ, or give data.eval a file",
             )
-        copies = self._seen - len(self._keys)
-        repeat = f" and the other {copies} repeat them" if copies > 0 else ""
+        different = len(self._keys)
+        rows = f"{self._seen} rows"
+        rows += f", {different} of them different" if different < self._seen else ""
         raise DataError(
-            f"{self._seen} rows, of which {self._count} are to be held out{repeat}, leave none to "
-            "train on",
+            f"{rows}, of which {self._count} are to be held out, leave none to train on",
             hint=self._fewer(len(self._keys)),
         )
 

@@ -46,9 +46,11 @@ def without_reasoning(message: Message) -> Message:
 
 def with_reasoning_field(message: Message) -> Message:
     """Return an answer whose block in front became the field reasoning_content; others as is."""
-    if message["role"] != "assistant" or _field_of(message):
+    content = str(message["content"] or "")
+    opened = message["role"] == "assistant" and content.lstrip().startswith(_OPEN)
+    if not opened or _field_of(message):
         return message
-    thought, said = _split(str(message["content"] or ""))
+    thought, said = _split(content)
     return {**message, "content": said, "reasoning_content": thought} if thought else message
 
 

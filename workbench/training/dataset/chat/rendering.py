@@ -162,13 +162,8 @@ class Renderer:
     def _chat(self, example: Chat, place: str) -> Tokens:
         assert self.template is not None, "chats are parsed only where there is a template"
         given = example.messages
-        unended = any(never_ends_reasoning(message) for message in given)
-        if unended and self._reasoning != "keep":
-            raise DataError(f"{place}: an answer's <think> is never closed", hint=CLOSE_REASONING)
         if self._reasoning == "drop":
             given = tuple(without_reasoning(message) for message in given)
-        elif self._shows_blocks_twice:
-            given = tuple(with_reasoning_field(message) for message in given)
         messages, findings = self._without_own_ends(given)
         answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
         read = self.template.read_variables() if example.variables else frozenset()
@@ -177,8 +172,10 @@ class Renderer:
             {name: value for name, value in example.variables.items() if name in read}, place
         )
         template = template.with_tools(example.tools)
-        marked = template.mark_control_tokens(self._with_calls(messages, place))
         trained_turns = self._trained_turns(example, answers)
+        findings += self._check_reasoning(messages, trained_turns, place)
+        told = [with_reasoning_field(one) for one in messages] if self._shows_twice else messages
+        marked = template.mark_control_tokens(self._with_calls(told, place))
         turns = ChatTurns(self._tokenizer, template, turn_format)
         layout = turns.lay_out(marked, trained_turns, place)
         if example.tools and not self._shows_tools:
@@ -208,8 +205,6 @@ class Renderer:
         lost = left_out(messages, shown)
         # Of answers that carry no loss the reasoning is not missed.
         findings += [one for one in lost if one[0] != "reasoning" or len(trained_turns) > 1]
-        if unended:
-            findings.append(("unended", ""))
         findings += call_findings(messages, shown)
         if layout.unopened:
             findings.append(("unopened", layout.unopened))
@@ -263,8 +258,22 @@ class Renderer:
         return self.template is not None and shows_tools(self.template)
 
     @cached_property
-    def _shows_blocks_twice(self) -> bool:
+    def _shows_twice(self) -> bool:
         return self.template is not None and shows_blocks_twice(self.template)
+
+    def _check_reasoning(
+        self, messages: Sequence[Message], trained_turns: Sequence[int], place: str
+    ) -> list[Finding]:
+        """Return a finding for an answer with loss whose reasoning never ends.
+
+        Raises DataError where that reasoning was to be dropped or masked.
+        """
+        looked_at = range(len(messages)) if self._reasoning == "drop" else trained_turns
+        if not any(never_ends_reasoning(messages[turn]) for turn in looked_at):
+            return []
+        if self._reasoning != "keep":
+            raise DataError(f"{place}: an answer's <think> is never closed", hint=CLOSE_REASONING)
+        return [("unended", "")]
 
     @cached_property
     def _call_form(self) -> CallForm | None:

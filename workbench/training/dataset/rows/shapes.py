@@ -310,8 +310,8 @@ def _check_mapping(data: Data, row: DataRow) -> None:
                 f"data.columns names {safe_line(old, 60)}, which {row.place} does not have",
                 hint=f"did you mean {safe_line(near[0], 60)}?"
                 if near
-                else f"its columns are {_names(row.values)}; name those in data.columns. Where files "
-                "differ, a source of data.train has its own: [{path: …, columns: {…}}]",
+                else f"its columns are {_names(row.values)}; name those in data.columns. Where "
+                "files differ, a source of data.train has its own: [{path: …, columns: {…}}]",
             )
     if len(set(data.columns.values())) < len(data.columns):
         raise DataError(
