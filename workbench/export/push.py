@@ -149,7 +149,8 @@ def main() -> int:
 
     def make() -> dict[str, Any]:
         if given.check:
-            return {"files": [one.name for one in check_upload(given.folder, given.name)[1]]}
+            check_upload(given.folder, given.name)
+            return {}
         return push_folder(given.folder, given.name, public=given.public)
 
     return print_report(make)

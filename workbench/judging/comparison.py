@@ -91,9 +91,12 @@ class Comparison:
     def rows_words(self) -> str:
         """The words above the rows: how many tell the trials apart."""
         count = formatting.plural(len(self.rows), "row")
-        if any(answer.right is not None for row in self.rows for answer in row.answers):
+        answers = [answer for row in self.rows for answer in row.answers]
+        if any(answer.right is not None for answer in answers):
             return f"they disagree on {self.disagreements} of {count}"
-        return f"{count} with losses alone, those first where they differ most"
+        answered = any(answer.text is not None for answer in answers)
+        what = "whose answers were not judged" if answered else "with losses alone"
+        return f"{count} {what}, those first whose losses differ most"
 
     @property
     def no_settings_words(self) -> str:
