@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from textual.message import Message
 
+from tui import present
 from tui.messages import (
     ComparisonRead,
     ImportanceRead,
@@ -21,7 +22,7 @@ from tui.messages import (
 from tui.poller import Question
 from workbench import formatting
 from workbench.service import Service, Snapshot, TrialRow
-from workbench.trial import Kind, State
+from workbench.trial import State
 
 _EVENTS = 400
 """Events of a trial that are searched for its newest checkpoint."""
@@ -114,7 +115,7 @@ def farewell_text(snapshot: Snapshot | None) -> str:
     """Return what to print on leaving: what keeps running, how to come back, how to end it."""
     if snapshot is None or not (snapshot.trials or snapshot.experiments):
         return "Come back with `workbench`; try `workbench demo` to see it at work."
-    tuned = [row for row in snapshot.trials if row.kind in (Kind.TUNE, Kind.SCORE)]
+    tuned = list(filter(present.is_counted, snapshot.trials))
     live = sum(row.state.live for row in tuned)
     waiting = sum(row.state is State.QUEUED for row in tuned)
     growing = sum(one.state == "preparing" or one.searching for one in snapshot.experiments)

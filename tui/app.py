@@ -209,6 +209,8 @@ class WorkbenchApp(ComparingApp):
 
     @on(facts.ChatAsked)
     def _chat_asked(self, fact: facts.ChatAsked) -> None:
+        if self.refuses_unread():
+            return
         from tui.screens.chat import Chat  # 12 ms that the first picture must not wait for
 
         # The chat reads on a thread of its own, and a Service serves one thread.

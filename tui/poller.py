@@ -27,7 +27,7 @@ from tui.messages import (
     StoreRead,
 )
 from workbench.errors import NotThere, WorkbenchError
-from workbench.service import Service, Snapshot
+from workbench.service import Service, Snapshot, TrialDetail
 from workbench.store.recovery.damage import to_store_error
 from workbench.text import safe_line
 
@@ -99,7 +99,9 @@ class Poller:
                 if not self._read(service):
                     # A repaired database is another file: only a new connection sees it.
                     _close(service)
+                    had_database = service.had_database
                     service = self._new_service()
+                    service.had_database = had_database
                 quick = self._waiting and time.monotonic() < self._quick_until_s
                 self._wake.wait(min(QUICK_S, self._period_s) if quick else self._period_s)
                 self._wake.clear()
@@ -117,6 +119,7 @@ class Poller:
             except queue.Empty:
                 return
             try:
+                service.refuse_without_home()
                 fact = question(service)
             except Exception as broken:
                 self._post(AskFailed(*error_text(broken)))
@@ -165,13 +168,13 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
 
     `known` is a snapshot that is still true: reading 10,000 trials again would take 35 ms.
     """
-    snapshot = replace(known, engine=service.engine()) if known else name_cards(service.snapshot())
+    snapshot = replace(known, engine=service.engine()) if known else _new_snapshot(service)
     if service.reader() is None:
         return Picture(snapshot=snapshot, needs=needs, at_utc=service.clock())
     detail = board = baseline = card = None
     try:
         card = None if needs.card is None else service.card(needs.card)
-        detail = None if needs.detail is None else service.trial(needs.detail)
+        detail = None if needs.detail is None else _read_trial(service, needs.detail)
         if needs.board is not None:
             board = service.judged_board(needs.board)
             if needs.baseline is not None:
@@ -205,6 +208,19 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
         queue=tuple(service.queue()) if needs.queue else (),
         events=name_in_events(events, snapshot),
     )
+
+
+def _new_snapshot(service: Service) -> Snapshot:
+    """Return the snapshot as views show it: costs as on the board, cards by their names."""
+    found = service.snapshot()
+    return name_cards(replace(found, trials=service.with_board_costs(found.trials)))
+
+
+def _read_trial(service: Service, id: int) -> TrialDetail:
+    """Return everything about a trial, with its costs as on the board."""
+    detail = service.trial(id)
+    (trial,) = service.with_board_costs([detail.trial])
+    return replace(detail, trial=trial)
 
 
 def _close(service: Service) -> None:

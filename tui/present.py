@@ -9,7 +9,7 @@ from __future__ import annotations
 from tui.paint import Line, Part, plain_part
 from workbench import formatting
 from workbench.service import TrialRow
-from workbench.trial import State
+from workbench.trial import Kind, State
 
 _STATE_GLYPHS: dict[State, Part] = {
     State.QUEUED: ("○", "dim"),
@@ -27,6 +27,16 @@ _LEVEL_GLYPHS: dict[str, Part] = {
     "warning": ("!", "warn"),
     "error": ("✗", "bad"),
 }
+
+
+def is_counted(row: TrialRow) -> bool:
+    """Return whether a trial is one of those that `workbench ls` and `engine status` count.
+
+    The base, and scores on test rows, belong to other trials.
+    """
+    if row.kind is Kind.SCORE:
+        return row.settings.get("score.rows") != "test"
+    return row.kind is Kind.TUNE
 
 
 def trial_state(row: TrialRow) -> Line:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tui import present
 from tui.chart import Curve
 from tui.curves.charts import CurveChoice
 from tui.keys.keymap import Keymap
@@ -86,7 +87,7 @@ class ViewState:
         self._by_id: dict[int, TrialRow] = {}
         self._trials: Sequence[TrialRow] | None = None
         self.live = self.waiting = 0
-        """Trials that run or start, and trials in the queue."""
+        """Trials that run or start, and trials in the queue, as the command line counts them."""
         self._live_ids: tuple[int, ...] = ()
         self._ended_ids: tuple[int, ...] = ()
         """The trials that ended last and have a loss."""
@@ -135,11 +136,12 @@ class ViewState:
 
     def _count(self, trials: Sequence[TrialRow]) -> None:
         self._live_ids = tuple(row.id for row in trials if row.state.live)
-        self.live = len(self._live_ids)
+        self.live = sum(row.state.live and present.is_counted(row) for row in trials)
         ended = [row for row in trials if row.state.final and row.loss is not None]
         ended.sort(key=lambda row: -row.changed_utc)
         self._ended_ids = tuple(row.id for row in ended[:_LAST])
-        self.waiting = sum(row.state is State.QUEUED for row in trials)
+        queued = (row for row in trials if row.state is State.QUEUED)
+        self.waiting = sum(map(present.is_counted, queued))
         failed = [row for row in trials if row.state is State.FAILED]
         failed.sort(key=lambda row: -row.changed_utc)
         self._failed = tuple(row.id for row in failed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,17 @@ def test_a_home_where_nothing_ran_lists_nothing(workbench: Workbench) -> None:
     assert (said.code, said.out) == (0, "")
     assert "workbench demo" in said.err
     assert workbench("ls", "--json").data == []
+
+
+def test_a_folder_that_does_not_exist_is_named(
+    workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "unmounted"))
+    said = workbench("ls")
+    assert said.code == 0
+    for words in (said.err, workbench("board").err, workbench("show", "1").err):
+        assert f"there is no folder {tmp_path}/unmounted" in " ".join(words.split())
+        assert "WORKBENCH_HOME" in words
 
 
 def test_ls_shows_experiments_and_trials(bench: Bench, workbench: Workbench) -> None:
@@ -243,6 +255,18 @@ def test_ls_tells_the_place_of_what_waits(bench: Bench, workbench: Workbench) ->
     assert "queued, 2nd" in told["4"]
     (one,) = workbench("ls", "--json").data
     assert {t["id"]: t["place"] for t in one["trials"]} == {2: None, 3: None, 6: 1, 4: 2, 5: 3}
+
+
+def test_ls_shows_a_base_that_waits_so_that_no_place_is_missing(
+    bench: Bench, workbench: Workbench
+) -> None:
+    bench.store.set_fact("held", "1")
+    bench.submit(recipe())
+    bench.ticks(2)
+    out = workbench("ls").out
+    assert all(words in out for words in ("queued, 1st", "queued, 2nd", "the base", " 1 queued "))
+    (one,) = workbench("ls", "--json").data
+    assert [t["kind"] for t in one["trials"]] == ["tune"]
 
 
 def test_stopped_and_killed_trials_are_counted_apart(bench: Bench, workbench: Workbench) -> None:

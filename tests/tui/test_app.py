@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from textual.command import CommandList
 from textual.pilot import Pilot
 from textual.widgets import Input
@@ -16,11 +17,14 @@ from tests.tui.conftest import NoEngine, answer, frame, settled, shown, text, un
 from tests.tui.filled import NOW, engine_running, engine_stopping
 from tui.actions import EngineStarted, request_engine_start
 from tui.app import WorkbenchApp
+from tui.messages import Wish
 from tui.screens.dashboard import Dashboard
 from tui.screens.panel import Confirm, ErrorPanel, TypeId
 from tui.screens.trial import Trial
 from tui.widgets.rowlist import RowList
+from workbench.errors import EngineError
 from workbench.home import Home
+from workbench.service import Service
 from workbench.store.writer import Store
 from workbench.trial import Kind, State
 
@@ -357,6 +361,37 @@ async def test_a_broken_store_opens_a_panel_and_is_read_again(running: Home) -> 
         await until(pilot, lambda: "q   leaves the screen" in text(app))
         await pilot.press("q")
         await until(pilot, lambda: app.return_value == 0)
+
+
+async def test_a_home_that_is_gone_is_named_and_no_key_makes_a_new_one(running: Home) -> None:
+    gone = running.root.with_name("moved")
+    async with shown(running) as (app, pilot):
+        running.root.rename(gone)
+        await until(pilot, lambda: "That did not work" in text(app))
+        assert f"! the folder {running.root} is gone" in text(app)
+        await pilot.press("escape", "E")
+        await until(pilot, lambda: isinstance(app.screen, ErrorPanel))
+        await pilot.press("escape", "n")
+        await until(pilot, lambda: any("is gone" in one.message for one in app._notifications))
+        app.send([Wish("pause", {"trial": RUNNING})])
+        await until(pilot, lambda: isinstance(app.screen, ErrorPanel))
+        assert "Nothing has run here yet" not in text(app)
+        assert not running.root.exists()
+        gone.rename(running.root)
+        await pilot.press("escape")
+        await until(pilot, lambda: "is gone" not in frame(app)[1])
+        assert "Trials · 20" in text(app)
+
+
+def test_an_unmounted_disk_leaves_an_empty_folder_that_is_no_new_home(running: Home) -> None:
+    service = Service(running)
+    service.snapshot()
+    running.root.rename(running.root.with_name("moved"))
+    running.root.mkdir()
+    with pytest.raises(EngineError, match="is not mounted"):
+        service.ensure_engine()
+    assert list(running.root.iterdir()) == []
+    service.close()
 
 
 # --- other terminals ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 
 from tests.tui.conftest import press_and_settle, shown, text
 from tests.tui.filled import CARDS, HERE_3090, NOW, THERE_3090
+from tui.curves.area import card_areas
 from tui.paint import Line, line_text, line_width
 from tui.tables.card_strip import strip_rows
-from tui.tables.cards import number_order
+from tui.tables.cards import card_facts, card_rows, number_order, used_bytes
 from workbench.home import Home
 from workbench.scheduler.guards.card_samples import see_sample
-from workbench.service import CardRow, Service
+from workbench.service import CardMinute, CardRow, Service
 from workbench.store.writer import Store
 
 SLOTS = {uuid: (number, f"00000000:{number:02x}:00.0") for number, (uuid, *_) in enumerate(CARDS)}
@@ -80,6 +82,28 @@ def test_sixteen_cards_fit_in_eight_lines(home: Home, cells: int) -> None:
         assert "71°C" in busy
     if cells >= 118:
         assert "402W" in busy
+
+
+def test_the_used_memory_of_a_cpu_card_is_not_measured(home: Home) -> None:
+    gpu = replace(many(home, 1)[0], free_bytes=1 << 30, total_bytes=4 << 30, seen_utc=NOW)
+    cpu = replace(gpu, uuid="cpu-0", kind="cpu", name="CPU card 0", free_bytes=4 << 30)
+    assert (used_bytes(gpu, NOW), used_bytes(cpu, NOW)) == (3 << 30, None)
+    _, (row,) = strip_rows([cpu], {}, NOW, {}, 80, 8)
+    assert "-/4G" in shown_text(row.cells)
+    (row,) = card_rows([cpu], [], NOW)
+    assert "-/4.0 GiB" in shown_text(row.cells)
+    facts = [line_text(line) for line in card_facts(cpu, None, NOW, {}, None)]
+    assert not [line for line in facts if "GiB free" in line]
+    minutes = [
+        CardMinute(minute=1, utilisation=50.0, used_bytes=0, power_w=None, temperature_c=None)
+    ]
+    assert [area.name for area in card_areas(minutes, cpu)] == ["busy"]
+    assert [area.name for area in card_areas(minutes, gpu)] == ["busy", "memory"]
+
+
+def shown_text(cells: Sequence[object]) -> str:
+    """Return the text of the cells that are lines."""
+    return "".join(line_text(cell) for cell in cells if isinstance(cell, tuple))
 
 
 def test_cards_are_ordered_as_nvidia_smi_numbers_them(home: Home) -> None:

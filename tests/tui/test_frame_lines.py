@@ -7,8 +7,10 @@ import pytest
 
 from tests.tui.filled import NOW
 from tui.actions import farewell_text
+from tui.messages import DataNeeds, Picture
 from tui.paint import Line, line_text, line_width
-from tui.widgets.frame import banner_lines, key_line, top_line
+from tui.view_state import ViewState
+from tui.widgets.frame import banner_lines, counts_line, key_line, top_line
 from workbench.home import Home
 from workbench.service import EngineState, EngineStatus, Service, Snapshot
 from workbench.store.writer import Store
@@ -78,6 +80,41 @@ def test_counts_and_the_engines_state_in_words_fit_60_cells(
     assert line_width(above) == 60
     assert "●3 ○12 ✗1  " in line_text(above)
     assert " engine " in line_text(above)
+
+
+@pytest.mark.parametrize("state", get_args(EngineState))
+@pytest.mark.parametrize("failures", ["✗1", "✗12", "✗123"])
+def test_unseen_failures_leave_the_engines_word_and_the_views_names_at_80_cells(
+    snapshot: Snapshot, state: EngineState, failures: str
+) -> None:
+    counts: Line = (("●3", "live"), (" ○12", "dim"), (f" {failures}", "bad"))
+    above = line_text(top_line("Dashboard", engine(snapshot, state), 80, counts))
+    assert len(above) == 80
+    word = "late" if state == "late" else state
+    assert f"●3 ○12 {failures}  " in above
+    assert above.endswith(f" {word} ")
+    assert "6 Events " in above
+
+
+def test_a_read_error_is_a_sentence_of_its_own(snapshot: Snapshot) -> None:
+    lines = banner_lines(snapshot, 0, 0, "the folder /tmp/x is gone")
+    assert joined(lines) == "! the folder /tmp/x is gone. The screen keeps trying to read it."
+
+
+def test_the_base_and_scores_on_test_rows_are_not_counted_as_the_command_line_does(
+    snapshot: Snapshot,
+) -> None:
+    tuned = replace(snapshot.trials[0], kind=Kind.TUNE, state=State.QUEUED, settings={})
+    base = replace(tuned, id=901, kind=Kind.BASE)
+    score = replace(tuned, id=902, kind=Kind.SCORE)
+    tested = replace(score, id=903, settings={"score.rows": "test"})
+    running_base = replace(base, id=904, state=State.RUNNING)
+    view_state = ViewState(lambda: NOW)
+    trials = [tuned, base, score, tested, running_base]
+    found = replace(snapshot, trials=trials)
+    view_state.update(Picture(snapshot=found, needs=DataNeeds(), at_utc=NOW))
+    assert line_text(counts_line(view_state)) == "●0 ○2"
+    assert "2 waiting" in farewell_text(engine(found, "running"))
 
 
 def test_leaving_does_not_say_that_nothing_is_left_while_trials_are_to_come(

@@ -13,6 +13,8 @@ from tests.tui.conftest import press_and_settle, settled, shown, text, until
 from tests.tui.filled import NOW
 from tests.tui.test_app import trials
 from tests.tui.test_steering import QUEUED, RESUMED, RUNNING
+from tui.messages import DataNeeds
+from tui.poller import read_picture
 from tui.screen_memory import keep_choices, recall_choices
 from tui.screens.columns import ColumnsPanel
 from tui.tables.board import board_columns
@@ -48,6 +50,47 @@ def rows(template: Path) -> list[TrialRow]:
 
 def found(rows: list[TrialRow], words: str) -> set[int]:
     return {row.id for row in rows if trial_matches(row, words)}
+
+
+# --- the costs ---
+
+
+@pytest.fixture
+def retried(home: Home) -> Home:
+    """A home in which the first of two attempts of a trial has needed the most memory."""
+    store = Store(home.database, clock=lambda: NOW)
+    first = store.attempts(RESUMED)[0].id
+    store.touch_attempt(first, peak_bytes=20 << 30)
+    store.close()
+    return home
+
+
+def test_rate_and_peak_are_those_of_the_board(retried: Home) -> None:
+    service = Service(retried, lambda: NOW)
+    listed = {row.id: row for row in read_picture(service, DataNeeds()).snapshot.trials}
+    ranked = [row for one in service.experiments() for row in service.board(one.id)[1]]
+    service.close()
+    assert len(ranked) > 10
+    for row in ranked:
+        mine = listed[row.trial]
+        assert (mine.tokens_per_s, mine.peak_bytes) == (row.tokens_per_s, row.peak_bytes)
+    assert listed[RESUMED].peak_bytes == 20 << 30
+
+
+def test_the_filter_of_peaks_looks_at_all_attempts(retried: Home) -> None:
+    service = Service(retried, lambda: NOW)
+    rows = read_picture(service, DataNeeds()).snapshot.trials
+    service.close()
+    assert found(rows, "peak>19") == {RESUMED}
+
+
+def test_the_page_of_a_trial_has_the_rate_of_its_row(home: Home) -> None:
+    service = Service(home, lambda: NOW)
+    picture = read_picture(service, DataNeeds(detail=RESUMED))
+    service.close()
+    listed = next(row for row in picture.snapshot.trials if row.id == RESUMED)
+    assert picture.detail is not None
+    assert picture.detail.trial.tokens_per_s == listed.tokens_per_s != 1_605.0
 
 
 # --- the filter ---

@@ -172,6 +172,15 @@ class ActingApp(WireApp[int]):
 
     # --- what went wrong ---
 
+    def refuses_unread(self) -> bool:
+        """Say why the store cannot be read; return False where it can.
+
+        What works in the home, such as a new run, must not begin then: the home may be gone.
+        """
+        if self.view_state.read_error:
+            self.say(self.view_state.read_error, bad=True)
+        return bool(self.view_state.read_error)
+
     def show_error(self, what: str, hint: str, verb: str = "") -> None:
         """Show what went wrong, the hint, and the key that applies it.
 

@@ -64,6 +64,8 @@ class ComparingApp(NewRunApp):
 
     @on(facts.MergeAsked)
     def _merge_asked(self, fact: facts.MergeAsked) -> None:
+        if self.refuses_unread():
+            return
         lines: list[Line] = [
             (("A folder for the whole model: base and adapter as one, for any server.", ""),),
             (),

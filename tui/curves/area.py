@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tui.chart import Canvas
 from tui.paint import Line, fit_line, join_lines
 from workbench import formatting
-from workbench.service import CardMinute
+from workbench.service import CardMinute, CardRow
 
 HOUR, DAY = 60, 24 * 60
 """Minutes of the two charts that stand beside each other."""
@@ -35,18 +35,23 @@ class Area:
     tone: str
 
 
-def card_areas(
-    history: Sequence[CardMinute], total_bytes: int, limit_w: float | None
-) -> list[Area]:
-    """Return utilisation, memory, power and temperature, each where the card reports it."""
+def card_areas(history: Sequence[CardMinute], card: CardRow) -> list[Area]:
+    """Return utilisation, memory, power and temperature, each where the card reports it.
+
+    The use of a CPU card's memory is not measured: its history holds that of the machine.
+    """
     load = [(one.minute, one.utilisation) for one in history if one.utilisation is not None]
-    used = [(one.minute, float(one.used_bytes)) for one in history if one.used_bytes is not None]
+    used = [
+        (one.minute, float(one.used_bytes))
+        for one in history
+        if one.used_bytes is not None and card.kind != "cpu"
+    ]
     power = [(one.minute, one.power_w) for one in history if one.power_w is not None]
     heat = [(one.minute, one.temperature_c) for one in history if one.temperature_c is not None]
-    top_w = limit_w or max((value for _, value in power), default=1.0)
+    top_w = card.power_limit_w or max((value for _, value in power), default=1.0)
     found = (
         ("busy", load, 100.0, lambda value: formatting.percent(value / 100), "live"),
-        ("memory", used, float(total_bytes), lambda value: formatting.size(int(value)), "s1"),
+        ("memory", used, float(card.total_bytes), lambda value: formatting.size(int(value)), "s1"),
         ("power", power, top_w, formatting.power, "s2"),
         ("temp", heat, 100.0, formatting.temperature, "s3"),
     )

@@ -27,6 +27,8 @@ class NewRunApp(ActingApp):
         if self.view_state.readonly:
             self.say(WHY, bad=True)
             return
+        if self.refuses_unread():
+            return
         from tui.new_run.page import NewRun  # 30 ms that the first picture must not wait for
 
         page = NewRun(self.view_state, self.home, trial, self._typed_before(trial))

@@ -125,7 +125,7 @@ class Cards(View):
         set_title(about, name)
         set_title(history, f"History · {name}")
         if detail is not None:
-            areas = card_areas(detail.history, card.total_bytes, card.power_limit_w)
+            areas = card_areas(detail.history, card)
             nothing: list[Line] = [((NO_HISTORY, "dim"),)]
             history.show(lambda cells, lines: area_lines(areas, now, cells, lines) or nothing)
 

@@ -52,8 +52,7 @@ def _short(
     old = card.is_old(now)
     label = table.card_label(card, slots)
     busy = None if old or card.utilisation is None else card.utilisation / 100
-    used = None if old or card.free_bytes is None else card.total_bytes - card.free_bytes
-    memory = formatting.whole_gib_of_total(used, card.total_bytes)
+    memory = formatting.whole_gib_of_total(table.used_bytes(card, now), card.total_bytes)
     degrees = "" if old else formatting.temperature(card.temperature_c)
     watts = "" if old else formatting.power(card.power_w)
     doing = table.card_activity(card, trial)

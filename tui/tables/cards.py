@@ -100,7 +100,7 @@ def _row(
 ) -> ListRow:
     heat, power = shows
     old = card.is_old(now)
-    used = None if card.free_bytes is None or old else card.total_bytes - card.free_bytes
+    used = used_bytes(card, now)
     share = None if used is None else used / card.total_bytes
     full = share is not None and share > 0.95
     degrees, watts = formatting.temperature(card.temperature_c), formatting.power(card.power_w)
@@ -122,6 +122,16 @@ def _row(
             card_activity(card, trial),
         ),
     )
+
+
+def used_bytes(card: CardRow, now: float) -> int | None:
+    """Return the bytes in use; None where the reading is old, and for a CPU card.
+
+    Nothing measures how much of a CPU card is used: its free memory is that of the whole machine.
+    """
+    if card.free_bytes is None or card.kind == "cpu" or card.is_old(now):
+        return None
+    return card.total_bytes - card.free_bytes
 
 
 def short_name(name: str) -> str:
@@ -281,7 +291,8 @@ def _last_xid(card: CardRow) -> Line:
 
 
 def _memory(card: CardRow) -> Part:
-    free = "" if card.free_bytes is None else f", {formatting.size(card.free_bytes)} free"
+    unknown = card.free_bytes is None or card.kind == "cpu"
+    free = "" if unknown else f", {formatting.size(card.free_bytes)} free"
     return (f"{formatting.size(card.total_bytes)}{free}", "")
 
 

@@ -45,7 +45,10 @@ class OneLine(Widget):
 
 
 def counts_line(view_state: ViewState) -> Line:
-    """Return `●3 ○12 ✗1`: live and waiting trials, and failures nobody has looked at."""
+    """Return `●3 ○12 ✗1`: live and waiting trials, and failures nobody has looked at.
+
+    The base is not counted, as on the command line.
+    """
     parts: list[Part] = [
         (f"●{view_state.live}", "live" if view_state.live else "faint"),
         (" ", ""),
@@ -59,33 +62,34 @@ def counts_line(view_state: ViewState) -> Line:
 def top_line(here: str, snapshot: Snapshot | None, cells: int, counts: Line = ()) -> Line:
     """Return the views with their digits; at the right the counts, and the engine's state.
 
-    The counts stand there at every width. Where space is short, the state is one word or left
-    out, then only the present view keeps its name.
+    The counts stand there at every width. Where space is short, the state is one word, then the
+    names of the views stand closer, then only the present view keeps its name. The word goes last.
     """
+    wide, close, bare = _views(here), _views(here, after=""), _views(here, names=False)
     if snapshot is None:
-        return _views(here, names=True)
+        return wide
     state, gap = _ENGINE[snapshot.engine.state], (("  ", ""),)
-    for names in (True, False):
-        views = _views(here, names=names)
-        for right in (
-            (*counts, *gap, state),
-            (*counts, *gap, _short(snapshot.engine)),
-            (*counts, *gap, (state[0][0], state[1])),
-            counts,
-        ):
-            room = cells - line_width(views) - line_width(right) - 1
-            if room >= 1:
-                return (*views, (" " * room, ""), *right, (" ", ""))
+    whole = (*counts, *gap, state)
+    word = (*counts, *gap, _short(snapshot.engine))
+    glyph = (*counts, *gap, (state[0][0], state[1]))
+    for views, right in (
+        *((views, right) for views in (wide, close) for right in (whole, word)),
+        *((bare, right) for right in (whole, word, glyph, counts)),
+    ):
+        room = cells - line_width(views) - line_width(right) - 1
+        if room >= 1:
+            return (*views, (" " * room, ""), *right, (" ", ""))
     return counts
 
 
-def _views(here: str, *, names: bool) -> Line:
+def _views(here: str, *, names: bool = True, after: str = " ") -> Line:
+    """Return the views, each name with `after` behind it; without `names` only the present one."""
     views: list[Part] = []
     for digit, name in enumerate(VIEWS, start=1):
         on = name == here
         views.append((f" {digit}", "accent" if on else "faint"))
         if names or on:
-            views.append((f" {name} ", "accent" if on else "dim"))
+            views.append((f" {name}{after}", "accent" if on else "dim"))
     return tuple(views)
 
 
@@ -109,7 +113,7 @@ def banner_lines(snapshot: Snapshot, at_utc: float, now: float, read_error: str)
     """
     engine = snapshot.engine
     if read_error:
-        return [((f"! {read_error}", "bad"), (" The screen keeps trying to read it.", "dim"))]
+        return [((f"! {read_error}", "bad"), (". The screen keeps trying to read it.", "dim"))]
     if engine.state == "starting":
         return [(("◐ The engine is starting: ", "live"), plain_part(engine.detail or "a moment"))]
     if engine.state == "stopping":

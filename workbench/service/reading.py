@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from workbench import formatting
 from workbench.cluster.settings import boxes_file, read_json
 from workbench.engine_status import EngineStatus, is_stopping, read_status
-from workbench.errors import NotThere
+from workbench.errors import EngineError, NotThere
 from workbench.home import Home, find_home
 from workbench.importance import LEAST_TRIALS, RankedTrial, rank_settings
 from workbench.judging.comparison import Comparison, compare_trials
@@ -21,6 +22,7 @@ from workbench.library.removed import find_hidden, hidden_stamp
 from workbench.machine.history.minutes import HistoryReader
 from workbench.service.card_detail import card_detail
 from workbench.service.snapshots import CardDetail, ImportanceReport, Snapshot, TrialDetail
+from workbench.store.board import read_costs
 from workbench.store.board_rows import BoardRow, JudgedBoard
 from workbench.store.queries import attempt_history
 from workbench.store.queries.fair_share import forecast_order
@@ -30,6 +32,19 @@ from workbench.store.reader import Reader
 from workbench.store.recovery.journal import database_existed, database_gone
 from workbench.store.rows import CARD_SLOTS, EventRow, Experiment, Point, TrialRow
 from workbench.trial import State
+
+
+def nothing_ran(home: Home) -> str:
+    """Return that nothing has run in a home, and whether its folder exists at all."""
+    if home.root.exists():
+        return f"nothing has run in {home.root} yet"
+    return f"nothing has run yet: there is no folder {home.root}"
+
+
+def nothing_ran_hint(home: Home) -> str:
+    """Return what to do where nothing has run; a home that exists elsewhere can be named."""
+    elsewhere = "" if home.root.exists() else "; if yours lies elsewhere, set WORKBENCH_HOME to it"
+    return f"try `workbench demo`, or `workbench run RECIPE`{elsewhere}"
 
 
 def _slots(reader: Reader) -> dict[str, tuple[int, str]]:
@@ -53,6 +68,10 @@ class StoreReading:
         self.clock = clock
         self._reader: Reader | None = None
         self._inode: int | None = None
+        self.had_database = False
+        """True once the home's database was there: where it is gone, no new home is made."""
+        self._costed: dict[int, tuple[TrialRow, TrialRow]] = {}
+        """Trials as `with_board_costs` was given them, and as it returned them."""
         self._hidden_stamp: int | None = None
         self._judge = BoardJudge()
         self._history = HistoryReader(self.home.card_history)
@@ -61,14 +80,17 @@ class StoreReading:
         """Return the store, or None where no engine ever ran.
 
         The database is opened again when its file was replaced, for example by a repair, or an
-        engine has migrated it. Raises DatabaseDamaged where it is damaged or lost.
+        engine has migrated it. Raises DatabaseDamaged where it is damaged or lost, and EngineError
+        where the home is gone that this service has read.
         """
         try:
             inode = self.home.database.stat().st_ino
         except (FileNotFoundError, NotADirectoryError):
             if database_existed(self.home.database):
                 raise database_gone(self.home.database) from None
+            self.refuse_without_home()
             return None
+        self.had_database = True
         if self._reader is None or inode != self._inode or self._reader.migrated:
             reader = Reader.open(self.home.database)
             if reader.db.execute("pragma user_version").fetchone()[0] == 0:
@@ -81,6 +103,19 @@ class StoreReading:
             self._judge = BoardJudge()  # it knows results by the database's state alone
         return self._reader
 
+    def refuse_without_home(self) -> None:
+        """Raise EngineError where the home that this service has read is gone.
+
+        A start of the engine, or a request, would make a new and empty home at its path.
+        """
+        database = self.home.database
+        if self.had_database and not (database.exists() or database_existed(database)):
+            raise EngineError(
+                f"the folder {self.home.root} is gone, or its files are: it was moved or removed, "
+                "or its disk is not mounted",
+                hint="put it back to go on; until then nothing is started or sent",
+            )
+
     def close(self) -> None:
         """Close the database; a later question opens it again."""
         if self._reader is not None:
@@ -91,10 +126,7 @@ class StoreReading:
         """Return the store of the home; raise NotThere where nothing has run."""
         reader = self.reader()
         if reader is None:
-            raise NotThere(
-                f"nothing has run in {self.home.root} yet",
-                hint="try `workbench demo`, or `workbench run RECIPE`",
-            )
+            raise NotThere(nothing_ran(self.home), hint=nothing_ran_hint(self.home))
         return reader
 
     def version(self) -> tuple[int, str]:
@@ -124,6 +156,27 @@ class StoreReading:
                 slots=_slots(reader),
                 boxes=_boxes(self.home),
             )
+
+    def with_board_costs(self, trials: Sequence[TrialRow]) -> list[TrialRow]:
+        """Return the trials with the rate and the peak that the board shows.
+
+        Those of a TrialRow are its newest attempt's alone. Reads at most 200 metric rows for each
+        trial that is another object than at the last call.
+        """
+        reader = self.reader()
+        if reader is None:
+            return list(trials)
+        return [self._with_board_costs(reader, one) for one in trials]
+
+    def _with_board_costs(self, reader: Reader, trial: TrialRow) -> TrialRow:
+        known = self._costed.get(trial.id)
+        if known is None or known[0] is not trial:
+            found = trial
+            if trial.attempts:
+                costs: dict[str, Any] = read_costs(reader, trial.id)
+                found = replace(trial, **costs)
+            known = self._costed[trial.id] = (trial, found)
+        return known[1]
 
     def cards_used(self) -> str:
         """Return how many cards are used and why others are left out; empty while none is."""

@@ -18,26 +18,31 @@ from workbench.store.rows import Experiment
 from workbench.store.score_trials import find_test_trials, scores_by_name
 from workbench.trial import Kind, State, up_is_better
 
-_ROWS = """
+_COSTS = """
+       (select max(peak_bytes) from attempts a where a.trial = t.id) as peak_bytes,
+       (select avg(value) from
+         (select value from metrics m where m.trial = t.id and m.name = 'tokens_per_s'
+          order by step desc limit 200)) as tokens_per_s  -- not of millions of steps
+"""
+"""Columns of a trial `t`: its highest peak, and its mean rate."""
+_ROWS = f"""
 select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason, t.created_utc,
        d.path as adapter, d.bytes as adapter_bytes,
        (select count(*) from attempts a where a.trial = t.id) as attempts,
        (select card from attempts a where a.trial = t.id order by a.id desc limit 1) as card,
        (select plan from attempts a where a.trial = t.id order by a.id desc limit 1) as plan,
-       (select max(peak_bytes) from attempts a where a.trial = t.id) as peak_bytes,
        (select predicted_bytes from attempts a where a.trial = t.id order by a.id desc limit 1)
          as predicted_bytes,
        (select sum(coalesce(ended_utc, :now) - started_utc) from attempts a where a.trial = t.id)
          as wall_s,
        (select sum(energy_wh) from attempts a where a.trial = t.id) as energy_wh,
-       (select avg(value) from
-         (select value from metrics m where m.trial = t.id and m.name = 'tokens_per_s'
-          order by step desc limit 200)) as tokens_per_s  -- not of millions of steps
+       {_COSTS}
 from trials t left join adapters d on d.trial =
   case when t.kind = 'score' then json_extract(t.settings, '$."score.adapter"') else t.id end
 where t.experiment = :experiment and t.kind in ('tune', 'score') and t.finals_of is null
       or t.id = :base
 """
+_COSTS_OF_ONE = f"select {_COSTS} from trials t where t.id = ?"
 
 
 def rank_adapters(reader: Reader, experiment: Experiment, now: float) -> list[BoardRow]:
@@ -87,6 +92,11 @@ def rank_adapters(reader: Reader, experiment: Experiment, now: float) -> list[Bo
         )
         for place, row in enumerate(sorted(rows, key=order), start=1)
     ]
+
+
+def read_costs(reader: Reader, trial: int) -> dict[str, float | None]:
+    """Return `peak_bytes` and `tokens_per_s` of a trial as the board shows them."""
+    return dict(reader.db.execute(_COSTS_OF_ONE, (trial,)).fetchone())
 
 
 def _add_test_scores(

@@ -17,6 +17,7 @@ from workbench.cli.trials.trial_page import print_page
 from workbench.errors import NotThere
 from workbench.judging.board_words import id_ranges
 from workbench.service import Service, TrialDetail
+from workbench.service.reading import nothing_ran, nothing_ran_hint
 from workbench.store.rows import Experiment, TrialRow
 from workbench.text import safe_line
 
@@ -48,8 +49,12 @@ def ls_command(
 
     places = {id: place for place, id in enumerate(service.queue(), start=1)}
 
-    def trials(one: Experiment) -> list[TrialRow]:
-        return [t for t in service.trials(one.id) if everything or t.kind in ("tune", "score")]
+    def trials(one: Experiment, *, waiting_base: bool = False) -> list[TrialRow]:
+        return [
+            t
+            for t in service.trials(one.id)
+            if everything or t.kind in ("tune", "score") or (waiting_base and t.id in places)
+        ]
 
     if as_data:
         as_json([_experiment_data(one, trials(one), places) for one in found])
@@ -58,12 +63,12 @@ def ls_command(
         print_note("every experiment is archived: workbench ls --all")
         return
     if not found:
-        print_note(f"nothing has run in {service.home.root} yet; try `workbench demo`")
+        print_note(f"{nothing_ran(service.home)}; {nothing_ran_hint(service.home)}")
         return
     _print_experiments(found)
     for one in found:
         if experiment is not None or everything or one is found[0] or _unfinished(one):
-            _print_trials(one, trials(one), places)
+            _print_trials(one, trials(one, waiting_base=True), places)
     if any(_unfinished(one) for one in found) and (line := service.cards_used()):
         print_answer()
         print_answer(line)
@@ -219,9 +224,6 @@ def chosen_experiment(service: Service, key: str | None) -> str | int:
         return key
     experiments = service.experiments()
     if not experiments:
-        raise NotThere(
-            f"nothing has run in {service.home.root} yet",
-            hint="try `workbench demo`, or `workbench run RECIPE`",
-        )
+        raise NotThere(nothing_ran(service.home), hint=nothing_ran_hint(service.home))
     archived = service.archived()
     return next((one.id for one in experiments if one.id not in archived), experiments[0].id)
