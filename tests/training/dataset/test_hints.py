@@ -281,6 +281,7 @@ def test_a_generation_prompt_that_joins_the_answer_is_noted_until_the_hint_is_fo
     joins = SPACED.replace("SPACE", "' '")
     [note, *_] = told(check(words, joins).notes, "whose prompt " + APART)
     assert "let the chat template's generation prompt end with one of its tokens" in note
+    assert "where it opens a <think> block" in note
     for space in ("'<|end_header_id|>'", "'\\n'"):
         assert not told(check(words, SPACED.replace("SPACE", space)).notes, APART)
     broken = [{**row, "completion": "\n" + row["completion"]} for row in words]

@@ -23,7 +23,8 @@ _CLOSE_TURNS = "use a chat template that closes each turn with its end token"
 _ADD_BREAK = "let the prompt end, or the answer begin, with a line break"
 _END_HEADER = (
     "begin no answer with a blank or a line break, and let the chat template's generation prompt "
-    "end with one of its tokens or a line break"
+    "end with one of its tokens or a line break; where it opens a <think> block, give the answers "
+    "their reasoning, or set data.reasoning: drop"
 )
 _REMOVE_COPIES = "each counts again in every epoch: take out those that are not meant"
 _REMOVE_SCORED_COPIES = "each counts again in every score: take out those that are not meant"
