@@ -12,6 +12,7 @@ from workbench.scheduler import place
 from workbench.scheduler.tick_context import HELD
 
 GRID = {"lora.rank": [4, 8]}
+SPACE = {"train.learning_rate": {"min": 1e-4, "max": 1e-3}}
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def _warm(bench: Bench) -> list[str]:
         ({"sweep": {"parameters": GRID}}, ["cpu-0", "cpu-1", "cpu-3"]),
         ({"sweep": {"parameters": GRID, "max_parallel": 1}}, ["cpu-3"]),
         (
-            {"sweep": {"parameters": GRID, "method": "random", "hours": 1.0}},
+            {"sweep": {"parameters": SPACE, "method": "random", "hours": 1.0}},
             ["cpu-0", "cpu-1", "cpu-2", "cpu-3"],
         ),
     ],
