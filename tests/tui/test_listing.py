@@ -31,6 +31,8 @@ from tui.tables.trials import FULL
 from tui.view_state import ListingChoice, ViewState
 from tui.widgets.columns import arrange_columns
 from tui.widgets.rowlist import RowList
+from workbench import formatting
+from workbench.cli import main
 from workbench.home import Home
 from workbench.service import Service, TrialRow
 from workbench.store import trial_queue
@@ -84,13 +86,18 @@ def test_the_filter_of_peaks_looks_at_all_attempts(retried: Home) -> None:
     assert found(rows, "peak>19") == {RESUMED}
 
 
-def test_the_page_of_a_trial_has_the_rate_of_its_row(home: Home) -> None:
+def test_the_page_of_a_trial_has_the_rate_of_its_row(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     service = Service(home, lambda: NOW)
     picture = read_picture(service, DataNeeds(detail=RESUMED))
     service.close()
     listed = next(row for row in picture.snapshot.trials if row.id == RESUMED)
     assert picture.detail is not None
     assert picture.detail.trial.tokens_per_s == listed.tokens_per_s != 1_605.0
+    monkeypatch.setenv("WORKBENCH_HOME", str(home.root))
+    assert main(["show", str(RESUMED)]) == 0
+    assert f"{formatting.rate(listed.tokens_per_s)} tokens/s" in capsys.readouterr().out
 
 
 # --- the filter ---

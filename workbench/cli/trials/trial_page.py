@@ -64,7 +64,8 @@ def _facts(
     if _is_pending(trial):
         yield "desired", f"{trial.desired_state}, requested, not done yet"
     if trial.attempts:
-        rate = f", {formatting.rate(trial.tokens_per_s)} tokens/s" if trial.tokens_per_s else ""
+        mean = trial.tokens_per_s if row is None else row.tokens_per_s  # as the board has it
+        rate = f", {formatting.rate(mean)} tokens/s" if mean else ""
         loss = f", loss {formatting.number(trial.loss)}" if trial.loss is not None else ""
         phase = f", {safe_line(trial.phase)}" if trial.phase else ""
         left = trial.seconds_left(time.time())
