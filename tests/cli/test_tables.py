@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 
 import pytest
 
-from workbench.cli.tables import colour_text, count_cells, cut_to_width, format_table
+from workbench.cli.tables import as_json, colour_text, count_cells, cut_to_width, format_table
 
 
 class Terminal(io.StringIO):
@@ -19,6 +21,11 @@ def _eighty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def test_numbers_that_json_does_not_have_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    as_json({"low": math.nan, "ends": [math.inf, 1.5]})
+    assert json.loads(capsys.readouterr().out) == {"low": None, "ends": [None, 1.5]}
 
 
 def test_columns_are_aligned() -> None:

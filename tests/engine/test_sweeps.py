@@ -338,6 +338,19 @@ def test_a_judged_trial_that_lost_its_card_before_any_checkpoint_ends_at_once(
     assert "above 0.5" in row.reason
 
 
+def test_patience_says_what_it_waited_for(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(
+        recipe(
+            sweep=rates(0.01, method="patience", evaluations=1, improvement=9.0),
+            evaluate=EVERY_TWO,
+            train={"max_steps": 50, "save_every": 1, "log_every": 1},
+        )
+    )
+    row = bench.until(State.PRUNED, 2)
+    assert "; 1 evaluation in a row not lower by more than 9 than the best before" in row.reason
+
+
 def test_a_person_comes_before_the_early_stopper(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     bench.submit(

@@ -16,7 +16,7 @@ from tests.support.row_results import (
     made_up_losses,
     put_rows,
 )
-from tests.support.tick_contexts import Bench
+from tests.support.tick_contexts import Bench, recipe
 from workbench.attempts.results_file import (
     ResultsHead,
     questions_path,
@@ -32,6 +32,7 @@ from workbench.judging.comparison import (
     differing_settings,
     flat_settings,
 )
+from workbench.trial import Kind
 
 
 def _write_files(bench: Bench, *, answered: bool = True) -> None:
@@ -128,6 +129,18 @@ def test_a_trial_scored_on_other_rows_leaves_the_settings(judged: Bench) -> None
     assert found.settings
     assert (found.scores, found.rows) == ([], [])
     assert found.notes == [NOT_ALIKE]
+
+
+def test_losses_on_other_rows_stand_in_no_table_of_curves(judged: Bench) -> None:
+    judged.store.db.execute("delete from row_results where trial = 4")
+    other = judged.submit(recipe(name="other"))
+    (trial,) = [one.id for one in judged.store.trials(other) if one.kind is Kind.TUNE]
+    for one in (5, 4, trial):
+        for step in (101, 102):
+            row = (one, "eval_loss", step, 1.0)
+            judged.store.db.execute("insert into metrics values (?, ?, ?, ?)", row)
+    assert _compare(judged, 5, 4).curves.keys() == {5, 4}  # of one experiment: the same rows
+    assert _compare(judged, 5, trial).curves == {}
 
 
 def test_lost_answer_files_leave_the_scores_and_say_so(judged: Bench) -> None:

@@ -1,5 +1,7 @@
 """The verdict's sentence: what it says for each kind of board, and where the best stands."""
 
+import math
+
 import pytest
 
 from tests.verdict.made_up import answers, drawn_losses, first_right
@@ -77,6 +79,31 @@ def test_a_trial_on_other_rows_is_not_one_of_those_that_were_beaten() -> None:
     assert sentence(first_right(1, 90), elsewhere).startswith(
         "trial 1 has the best exact match 0.90 [0.83, 0.94]; no other trial has the same rows"
     )
+
+
+def test_a_tied_leader_that_beats_nobody_is_not_called_best() -> None:
+    """Enough rows to leave the third behind, too few for the stricter test of all pairs."""
+    wrong = {1: 0, 2: 0, 3: 5}
+    results = [
+        answers(trial, [0.0] * count + [1.0] * (30 - count)) for trial, count in wrong.items()
+    ]
+    assert sentence(*results, base=answers(0, [0.0] * 30)).startswith(
+        "trials 1 and 2 are tied for first; trial 1 has the best exact match 1.00 [0.89, 1.00]; "
+        "better than none of the others by the stricter test of all pairs"
+    )
+
+
+def test_one_row_compares_nothing() -> None:
+    said = sentence(answers(1, [1.0]), answers(2, [1.0]), base=answers(0, [0.0]))
+    assert "a single row cannot compare trials" in said
+    assert "no other trial has the same rows" not in said
+
+
+def test_scores_of_different_rows_are_told() -> None:
+    some = answers(1, [1.0] * 10 + [math.nan] * 30)
+    said = sentence(some, answers(2, [1.0] * 30 + [0.0] * 10), base=answers(0, [0.0] * 40))
+    assert "scores are of different rows" in said
+    assert "different rows" not in sentence(first_right(1, 90), first_right(2, 40))
 
 
 def test_many_ties_are_counted_and_not_named() -> None:

@@ -7,11 +7,12 @@ lost them before.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any, TextIO
 
@@ -55,7 +56,19 @@ def json_line(value: Any) -> None:
 
 
 def _json_text(value: Any, indent: int | None = None) -> str:
-    return redact(json.dumps(_with_old_keys(value), indent=indent, sort_keys=True, default=str))
+    plain = _without_nan(_with_old_keys(value))
+    return redact(json.dumps(plain, indent=indent, sort_keys=True, default=str, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    """Return the value with null for each number that JSON does not have: NaN and infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return value
 
 
 _OLD_KEYS = {"hint": "mend", "desired_state": "wanted", "desired_card": "wanted_card"}

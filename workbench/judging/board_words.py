@@ -6,6 +6,7 @@ for a loss too, as in the column `vs base`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from workbench import formatting
@@ -45,6 +46,8 @@ def interval_text(row: BoardRow) -> str:
     """Return the score's 95 % interval, `0.711–0.868`, marked where it is approximate."""
     if row.score_low is None or row.score_high is None:
         return formatting.UNKNOWN
+    if not (math.isfinite(row.score_low) and math.isfinite(row.score_high)):  # of one row
+        return formatting.UNKNOWN
     mark = APPROXIMATE if row.score_approximate else ""
     return f"{mark}{formatting.score(row.score_low)}–{formatting.score(row.score_high)}"
 
@@ -56,10 +59,11 @@ def gain_text(
     if difference is None:
         return formatting.UNKNOWN
     sign = 1 if higher_is_better else -1
-    gain = formatting.score(sign * difference.difference, sign=True)
+    # 0.0 is added so that no difference turned round is -0.000.
+    gain = formatting.score(sign * difference.difference + 0.0, sign=True)
     if not interval:
         return gain
-    low, high = sorted((sign * difference.low, sign * difference.high))
+    low, high = sorted((sign * difference.low + 0.0, sign * difference.high + 0.0))
     low_text, high_text = formatting.score(low, sign=True), formatting.score(high, sign=True)
     return f"{gain} [{low_text}, {high_text}]"
 

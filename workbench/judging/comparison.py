@@ -116,6 +116,7 @@ def compare_trials(reader: Reader, home_root: Path, ids: Sequence[int]) -> Compa
     trials = [reader.trial(id) for id in dict.fromkeys(ids)]
     results = _common_results(reader, [trial.id for trial in trials])
     notes = [] if results else [NOT_ALIKE]
+    experiments = {trial.experiment for trial in trials}
     rank_by = reader.experiment(trials[0].experiment).rank_by
     rows: list[ComparedRow] = []
     try:
@@ -127,7 +128,8 @@ def compare_trials(reader: Reader, home_root: Path, ids: Sequence[int]) -> Compa
         settings=_settings_of(reader, trials),
         scores=_compared_scores(results, rank_by),
         rows=rows,
-        curves=_read_curves(reader, trials),
+        # Trials of one experiment are evaluated on the same rows, also before they are scored.
+        curves=_read_curves(reader, trials) if results or len(experiments) == 1 else {},
         notes=notes,
     )
 

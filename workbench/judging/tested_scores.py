@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def _note(experiment: Experiment, scores: Mapping[int | None, Interval]) -> str:
     rows = max(one.rows for one in scores.values())
     order: Sequence[int | None] = [*(one for one in scores if one is not None), None]
     parts = [
-        f"{'the base' if one is None else f'trial {one}'} {_interval(scores[one])}"
+        f"{'the base' if one is None else f'trial {one}'} {shown_interval(scores[one])}"
         for one in order
         if one in scores
     ]
@@ -76,6 +77,10 @@ def _note(experiment: Experiment, scores: Mapping[int | None, Interval]) -> str:
     return f"{name} on {plural(rows, 'test row')}, which chose nothing: {'; '.join(parts)}"
 
 
-def _interval(found: Interval) -> str:
-    low, high = score_text(found.low), score_text(found.high)
-    return f"{score_text(found.value)} [{low}, {high}]"
+def shown_interval(found: Interval) -> str:
+    """Return `0.080 [0.020, 0.260]`, with `about` where approximate; one row has no interval."""
+    value = score_text(found.value)
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return f"{value} (one row, no interval)"
+    about = "about " if found.approximate else ""
+    return f"{value} [{about}{score_text(found.low)}, {score_text(found.high)}]"

@@ -7,6 +7,7 @@ evaluation is judged once, wherever the loop is killed. Only `trials.pruned` is 
 
 from __future__ import annotations
 
+from workbench.formatting import plural
 from workbench.recipe.schema import EarlyStop
 from workbench.scheduler.tick_context import TickContext
 from workbench.search import stopping
@@ -66,7 +67,9 @@ def _why(
             return f"median: {at} {shown} is behind half of the {len(finished)} finished trials"
     elif rule.method == "patience":
         if stopping.is_out_of_patience(losses, rule.evaluations, rule.improvement):
-            return f"patience: {at} {shown} is the {rule.evaluations}th in a row that got no lower"
+            lower = f"lower by more than {rule.improvement:g}" if rule.improvement else "lower"
+            last = plural(rule.evaluations, "evaluation")
+            return f"patience: {at} {shown}; {last} in a row not {lower} than the best before"
     elif rule.above is not None and (loss is None or loss > rule.above):
         return f"threshold: {at} {shown} is above {rule.above:g}"
     return ""

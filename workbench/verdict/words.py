@@ -42,12 +42,18 @@ def describe_verdict(
     who = names.get(leader.trial, f"trial {leader.trial}")
     score = f"{score_name(verdict.score)} {interval_words(leader.score, verdict.score)}"
     if not compared and not uncompared:
-        parts = [f"{who} is the only one with a score: {score}"]
+        alone = "finalist with a score" if verdict.seeds > 1 else "one with a score"
+        parts = [f"{who} is the only {alone}: {score}"]
     elif not compared:
-        parts = [f"{who} has the best {score}", "no other trial has the same rows"]
+        same = "a single row cannot compare trials"
+        why = same if leader.score.rows == 1 else "no other trial has the same rows"
+        parts = [f"{who} has the best {score}", why]
     elif len(tied) == compared:
         parts = [f"no trial stands out: {_everybody(compared + 1)} tied for first"]
         parts.append(f"{who} has the best {score}")
+    elif tied and not leader.better_than:
+        parts = [f"{_trials(sorted([*tied, leader.trial]), names)} are tied for first"]
+        parts += [f"{who} has the best {score}", _better_words(0, compared)]
     else:
         parts = [f"{who} is best: {score}"]
         parts.append(_better_words(len(leader.better_than), compared))
@@ -55,6 +61,9 @@ def describe_verdict(
             parts.append(f"tied with {_trials(tied, names)}")
     if compared and uncompared:
         parts.append(f"{uncompared} not compared")
+    rows = {one.score.rows for one in verdict.trials.values() if one.vs_leader is not None}
+    if rows - {leader.score.rows}:
+        parts.append("scores are of different rows, differences of those that all have")
     parts.append(_base_words(verdict))
     if leader.better_than:  # else what leads is chance, and says nothing of values beyond
         parts.append(edge_words(settings.get(leader.trial, {}), space or {}))
