@@ -45,8 +45,10 @@ def describe_verdict(
         alone = "finalist with a score" if verdict.seeds > 1 else "one with a score"
         parts = [f"{who} is the only {alone}: {score}"]
     elif not compared:
-        same = "a single row cannot compare trials"
-        why = same if leader.score.rows == 1 else "no other trial has the same rows"
+        one_row = leader.score.rows == 1
+        why = (
+            "a single row cannot compare trials" if one_row else "no other trial has the same rows"
+        )
         parts = [f"{who} has the best {score}", why]
     elif len(tied) == compared:
         parts = [f"no trial stands out: {_everybody(compared + 1)} tied for first"]
