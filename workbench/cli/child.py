@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import typer
 
 from workbench.cli.tables import print_note
-from workbench.machine.python_children import cpu_environment, python_environment
+from workbench.errors import WorkbenchError
+from workbench.machine.python_children import (
+    cpu_environment,
+    python_command,
+    python_environment,
+)
+from workbench.text import safe_line
 
 LEAVE_S = 30.0
 """Seconds after ctrl-c until a child that has not ended is sent SIGTERM, too."""
@@ -42,6 +52,20 @@ def ask_child(command: Sequence[str]) -> ChildResult:
             errors="replace",
         )
     )
+
+
+def ask_for_report(module: str, *arguments: str) -> dict[str, Any]:
+    """Run one of our modules as ask_child() does, and return the report that it prints last.
+
+    Raises typer.Exit with its exit code where it refuses: the reason is on stderr by then.
+    """
+    ended = ask_child(python_command(module, *arguments))
+    if ended.code:
+        raise typer.Exit(ended.code)
+    try:
+        return dict(json.loads(ended.stdout.strip().splitlines()[-1]))
+    except (ValueError, TypeError, IndexError) as broken:
+        raise WorkbenchError(f"{module} left no report: {safe_line(ended.stdout)}") from broken
 
 
 def _wait(child: subprocess.Popen[str]) -> ChildResult:

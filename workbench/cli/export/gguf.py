@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ import typer
 
 from workbench import formatting
 from workbench.cli.arguments import Json
-from workbench.cli.child import ask_child
+from workbench.cli.child import ask_for_report
 from workbench.cli.export.after import describe_after, score_again
 from workbench.cli.export.merge import (
     MODULE,
@@ -29,7 +28,6 @@ from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import UsageError, WorkbenchError
 from workbench.machine import staging
 from workbench.machine.files import sync_path, write_durably
-from workbench.machine.python_children import python_command
 from workbench.text import safe_line, shell_word
 
 WRITER = "workbench.export.gguf.write"
@@ -195,10 +193,4 @@ def _write(model: Path, target: Path, kind: str, *more: str) -> dict[str, Any]:
 
 def _child(module: str, source: Path, target: Path, *more: str) -> dict[str, Any]:
     """Run a module of `workbench.export` and return its report; leave with its exit code."""
-    ended = ask_child(python_command(module, str(source), str(target), *more))
-    if ended.code:
-        raise typer.Exit(ended.code)  # the child has printed the reason on stderr
-    try:
-        return dict(json.loads(ended.stdout.strip().splitlines()[-1]))
-    except (ValueError, TypeError, IndexError) as broken:
-        raise WorkbenchError(f"{module} left no report: {safe_line(ended.stdout)}") from broken
+    return ask_for_report(module, str(source), str(target), *more)

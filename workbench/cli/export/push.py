@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from workbench import formatting
 from workbench.cli.arguments import Json
-from workbench.cli.child import ask_child
+from workbench.cli.child import ask_for_report
 from workbench.cli.confirmation import confirm_name
 from workbench.cli.export.merge import adapter_of
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.errors import WorkbenchError
-from workbench.machine.python_children import python_command
 from workbench.text import safe_line
 
 MODULE = "workbench.export.push"
@@ -35,13 +32,13 @@ def push_command(
     """Upload an adapter or a merged model to the hub, privately unless --public. Needs HF_TOKEN."""
     merged = Path(source) / "config.json"
     folder = Path(source) if merged.is_file() else adapter_of(source)
-    command = python_command(MODULE, str(folder), name, *(["--public"] if public else []))
+    more = ["--public"] if public else []
     if not sure:
-        _ask([*command, "--check"])  # before anybody types the name again
+        ask_for_report(MODULE, str(folder), name, "--check")  # before it is typed again
         seen = "everybody can read" if public else "only its owner can read"
         print_note(f"{safe_line(folder)} goes to {safe_line(name)}, which {seen}")
         confirm_name(name, "push", (source, name), verb="upload to", done="uploaded")
-    report = _ask(command)
+    report = ask_for_report(MODULE, str(folder), name, *more)
     if as_data:
         as_json(report)
         return
@@ -49,14 +46,3 @@ def push_command(
     files = formatting.plural(len(report["files"]), "file")
     print_answer(f"{safe_line(report['url'])}: {seen}, {files}, {formatting.size(report['bytes'])}")
     print_answer(f"  commit {safe_line(report['commit'])}")
-
-
-def _ask(command: list[str]) -> dict[str, Any]:
-    """Return the report of the child that uploads, or only checks."""
-    ended = ask_child(command)
-    if ended.code:
-        raise typer.Exit(ended.code)  # the child has printed the reason on stderr
-    try:
-        return dict(json.loads(ended.stdout.strip().splitlines()[-1]))
-    except (ValueError, TypeError, IndexError) as broken:
-        raise WorkbenchError(f"{MODULE} left no report: {safe_line(ended.stdout)}") from broken

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from workbench.cli.arguments import Json
-from workbench.cli.child import ask_child
+from workbench.cli.child import ask_for_report
 from workbench.cli.export.merge import ChosenAdapter, chosen_adapter
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.errors import NotThere, UsageError, WorkbenchError
+from workbench.errors import NotThere, UsageError
 from workbench.machine import staging
-from workbench.machine.python_children import python_command
 from workbench.text import safe_line, shell_word
 
 MODULE = "workbench.export.trl_script"
@@ -46,13 +44,7 @@ def export_recipe_command(
             hint=_way_to_rows(chosen),
         )
     rows = chosen.own.rows.with_name("train.arrow")
-    ended = ask_child(python_command(MODULE, str(chosen.folder), str(rows), str(target)))
-    if ended.code:
-        raise typer.Exit(ended.code)  # the child has printed the reason on stderr
-    try:
-        report = dict(json.loads(ended.stdout.strip().splitlines()[-1]))
-    except (ValueError, TypeError, IndexError) as broken:
-        raise WorkbenchError(f"{MODULE} left no report: {safe_line(ended.stdout)}") from broken
+    report = ask_for_report(MODULE, str(chosen.folder), str(rows), str(target))
     if as_data:
         as_json(report)
         return

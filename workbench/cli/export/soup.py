@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,13 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from workbench.cli.arguments import Json
-from workbench.cli.child import ask_child
+from workbench.cli.child import ask_for_report
 from workbench.cli.export.greedy_soup import greedy_trials
 from workbench.cli.export.merge import adapter_of
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.evaluate import evaluate_on_own_rows
 from workbench.errors import EngineError, UsageError, WorkbenchError
-from workbench.machine.python_children import python_command
 from workbench.service import RequestAnswer, Service
 from workbench.text import safe_line, shell_word
 
@@ -81,13 +79,7 @@ def _average(
     folders = [str(adapter_of(str(word))) for word in sources]
     more = [] if weights is None else [f"--weights={weights}"]  # which may begin with a minus
     more += [] if rank is None else ["--rank", str(rank)]
-    ended = ask_child(python_command(MODULE, str(target), *folders, *more))
-    if ended.code:
-        raise typer.Exit(ended.code)  # the child has printed the reason on stderr
-    try:
-        return dict(json.loads(ended.stdout.strip().splitlines()[-1]))
-    except (ValueError, TypeError, IndexError) as broken:
-        raise WorkbenchError(f"{MODULE} left no report: {safe_line(ended.stdout)}") from broken
+    return ask_for_report(MODULE, str(target), *folders, *more)
 
 
 def score_beside(sources: Sequence[str], soup: Path) -> RequestAnswer | None:
