@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tui.paint import Line, Part, plain_part
 from workbench import formatting
+from workbench.adapters.subjects import is_test
 from workbench.service import TrialRow
 from workbench.trial import Kind, State
 
@@ -35,7 +36,7 @@ def is_counted(row: TrialRow) -> bool:
     The base, and scores on test rows, belong to other trials.
     """
     if row.kind is Kind.SCORE:
-        return row.settings.get("score.rows") != "test"
+        return not is_test(row.settings)
     return row.kind is Kind.TUNE
 
 

@@ -80,7 +80,7 @@ UNTRAINED = {
     Kind.SCORE: "scores an adapter",
     Kind.CHAT: "is a chat",
 }
-"""What trials do that train nothing, to say so of one."""
+"""Kinds of trials that train no adapter, each with its work as the predicate of a sentence."""
 
 DOWN_IS_BETTER = frozenset({"loss", "eval_loss", "perplexity"})
 """Scores of the workbench's own of which a lower value is better."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from workbench.formatting import plural
-from workbench.formatting import score as score_text
 from workbench.store.board_rows import BoardRow, JudgedBoard
 from workbench.store.reader import Reader
 from workbench.store.row_results import read_row_results
@@ -66,21 +64,14 @@ def _with_test(row: BoardRow, scores: Mapping[int | None, Interval]) -> BoardRow
 
 def _note(experiment: Experiment, scores: Mapping[int | None, Interval]) -> str:
     """Return `test rows, used for no choice (24): trial 20 0.08 [0.02, 0.26]; the base …`."""
+    from workbench.verdict.words import interval_words
+
     rows = max(one.rows for one in scores.values())
     order: Sequence[int | None] = [*(one for one in scores if one is not None), None]
     parts = [
-        f"{'the base' if one is None else f'trial {one}'} {shown_interval(scores[one])}"
+        f"{'the base' if one is None else f'trial {one}'} {interval_words(scores[one], 3)}"
         for one in order
         if one in scores
     ]
     name = experiment.rank_by.replace("_", " ")
     return f"{name} on {plural(rows, 'test row')}, which chose nothing: {'; '.join(parts)}"
-
-
-def shown_interval(found: Interval) -> str:
-    """Return `0.080 [0.020, 0.260]`, with `about` where approximate; one row has no interval."""
-    value = score_text(found.value)
-    if not (math.isfinite(found.low) and math.isfinite(found.high)):
-        return f"{value} (one row, no interval)"
-    about = "about " if found.approximate else ""
-    return f"{value} [{about}{score_text(found.low)}, {score_text(found.high)}]"

@@ -11,7 +11,7 @@ import math
 import sqlite3
 from pathlib import Path
 
-from workbench.adapters.subjects import ADAPTER
+from workbench.adapters.subjects import ADAPTER, is_test
 from workbench.store.board_rows import BoardRow
 from workbench.store.reader import Reader
 from workbench.store.rows import Experiment
@@ -117,10 +117,7 @@ def _scores_test_rows(row: sqlite3.Row) -> bool:
 
     Its score is shown in the adapter's own row and must not be ranked with scores on other rows.
     """
-    if row["kind"] != Kind.SCORE:
-        return False
-    settings: dict[str, object] = json.loads(row["settings"])
-    return settings.get("score.rows") == "test"
+    return bool(row["kind"] == Kind.SCORE) and is_test(json.loads(row["settings"]))
 
 
 def _adapter_path(stored: str | None, settings: dict[str, object], root: Path) -> str | None:

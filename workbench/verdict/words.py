@@ -40,7 +40,8 @@ def describe_verdict(
         if one.tied_for_first and trial != verdict.leader
     ]
     who = names.get(leader.trial, f"trial {leader.trial}")
-    score = f"{score_name(verdict.score)} {interval_words(leader.score, verdict.score)}"
+    digits = 3 if verdict.score == "loss" else 2
+    score = f"{score_name(verdict.score)} {interval_words(leader.score, digits)}"
     if not compared and not uncompared:
         alone = "finalist with a score" if verdict.seeds > 1 else "one with a score"
         parts = [f"{who} is the only {alone}: {score}"]
@@ -79,9 +80,8 @@ def score_name(score: str) -> str:
     return safe_line(score.replace("_", " "), 40)
 
 
-def interval_words(interval: Interval, score: str) -> str:
-    """Return `0.80 [0.71, 0.87]`, with three decimals for losses; `about` where approximate."""
-    digits = 3 if score == "loss" else 2
+def interval_words(interval: Interval, digits: int) -> str:
+    """Return `0.80 [0.71, 0.87]`, with `about` where approximate; one row has no interval."""
     value = f"{interval.value:.{digits}f}"
     if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return f"{value} (one row, no interval)"

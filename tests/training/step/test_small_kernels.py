@@ -1,4 +1,4 @@
-"""What stands in for parts of a model while it trains by kernels."""
+"""The kernels and numbers that replace parts of a model while it trains."""
 
 from __future__ import annotations
 

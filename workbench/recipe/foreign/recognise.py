@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 _OF_LLAMA_FACTORY = {"stage", "finetuning_type", "cutoff_len", "lora_rank", "lora_target"}
 _BASE_MODEL = {"base_model", "model_name_or_path"}
-"""What trainers call the base model; no recipe has such a key."""
+"""The names that trainers have for the key of the base model; no recipe has such a key."""
 _SECTIONS = {"model", "data"}
 """Sections that every recipe has."""
 
